@@ -1,0 +1,1 @@
+//! ChainActor: blocks, DAG, RocksDB, verification.

@@ -1,0 +1,1 @@
+//! ExpertCacheActor: verified memory maps of experts, byte-bounded, least recently used.

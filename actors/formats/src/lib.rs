@@ -1,0 +1,1 @@
+//! Bytes and hashes: canonical JSON, blocks, TensorBlocks, Merkle trees, GGUF.

@@ -1,0 +1,94 @@
+//! The seam between scheduling and computing: what one step is given and what it gives back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use blyan_formats::TensorName;
+use blyan_protocol::LeaseError;
+
+use crate::kv::KvSlot;
+
+/// Which positions of a row's tokens need logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logits {
+    /// None: a prefill chunk that is not the last.
+    None,
+    /// Only the last token's.
+    Last,
+    /// Every token's (perplexity, teacher forcing).
+    All,
+}
+
+/// One sequence's share of a step.
+pub struct StepRow<'a> {
+    /// At least one token and at most the prefill chunk; they follow what `kv` already holds.
+    pub tokens: &'a [u32],
+    /// The sequence's memory; its length grows by `tokens.len()` only if the step succeeds.
+    pub kv: &'a mut KvSlot,
+    /// Experts per layer for these tokens, the always-on ones included.
+    pub top_k: u32,
+    /// Where logits are wanted.
+    pub logits: Logits,
+}
+
+/// What a step computed.
+#[derive(Debug, Default)]
+pub struct StepOutput {
+    /// Per row: the wanted positions' logits, each of vocabulary length, concatenated.
+    pub logits: Vec<Vec<f32>>,
+    /// Per row: how many of its tokens each expert computed.
+    pub experts: Vec<BTreeMap<TensorName, u64>>,
+    /// Experts that had to be loaded during the step.
+    pub loaded: u32,
+}
+
+/// Ends a running step from another thread; checked between operators and inside the expert operator.
+#[derive(Clone, Default)]
+pub struct Terminate(Arc<AtomicBool>);
+
+impl Terminate {
+    /// Asks the step to end with [`StepError::Terminated`].
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether someone asked.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Why a step gave nothing. The rows' memory is as long as before the step.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// An expert that at least one row needs cannot be leased.
+    #[error(transparent)]
+    Expert(#[from] LeaseError),
+    /// [`Terminate::set`] was called.
+    #[error("the step was terminated")]
+    Terminated,
+    /// The expert operator panicked; the text is its payload.
+    #[error("the expert operator panicked: {0}")]
+    Panicked(String),
+    /// ONNX Runtime refused or failed.
+    #[error("ONNX Runtime: {0}")]
+    Runtime(String),
+    /// The caller broke a bound (no tokens, context full, too many rows).
+    #[error("invalid step: {0}")]
+    Invalid(String),
+}
+
+/// Computes steps. Shared by all replicas; a restart of a replica never rebuilds it.
+pub trait StepEngine: Send + Sync {
+    /// Sequences in one step, at most.
+    fn rows_max(&self) -> usize;
+    /// Tokens of one row in one step, at most.
+    fn chunk_max(&self) -> usize;
+    /// Length of one position's logits.
+    fn vocabulary(&self) -> usize;
+    /// A fresh memory for one sequence of at most `context` tokens, counted against the engine's pool.
+    fn new_slot(&self, context: usize) -> Result<KvSlot, StepError>;
+    /// Runs one step over `rows`; either every row advances or none does.
+    fn step(&self, rows: &mut [StepRow<'_>], terminate: &Terminate) -> Result<StepOutput, StepError>;
+}

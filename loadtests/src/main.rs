@@ -1,0 +1,2 @@
+//! Open-loop chat load over WebSocket, SSE and HTTP.
+fn main() {}

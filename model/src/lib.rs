@@ -1,0 +1,1 @@
+//! Fit and import: from a GGUF to expert blocks.

@@ -1,0 +1,1 @@
+//! Supervision trees over actix: declarative children, restart windows, quarantine.
