@@ -1,0 +1,96 @@
+# The two commands that matter: `make run` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/blyan-target
+export BLYAN_CACHE_DIR ?= $(HOME)/.cache/blyan
+# Debian's RocksDB where it is installed; without it the crate builds its own, which takes some twenty minutes.
+ifneq ($(wildcard /usr/lib/x86_64-linux-gnu/librocksdb.so),)
+export ROCKSDB_LIB_DIR ?= /usr/lib/x86_64-linux-gnu
+export ROCKSDB_INCLUDE_DIR ?= /usr/include
+endif
+
+binary := $(CARGO_TARGET_DIR)/debug/blyan
+faultnode := $(CARGO_TARGET_DIR)/debug/blyan-faultnode
+venv := $(BLYAN_CACHE_DIR)/venv
+pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python -m pytest -q -p no:cacheprovider
+# Every cargo call names all targets of the workspace: one set of features, one build of each crate.
+scope := --workspace --all-targets --locked
+
+.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-flips perplexity oracle load bench-memory
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+run: ## set up, build, import the model and serve on http://127.0.0.1:8000 (first time: about ten minutes)
+	@echo "==> first run: packages, 120 MB of downloads, a build of some minutes on two cores, an import of under a minute" >&2
+	@$(MAKE) -s --no-print-directory build
+	@exec $(binary) node $(ARGS)
+
+test: ## set up, build and run every test (first time: about twenty minutes)
+	@echo "==> builds all tests, runs them, then starts real nodes on loopback" >&2
+	@$(MAKE) -s --no-print-directory test-rust
+	@$(MAKE) -s --no-print-directory test-node
+
+check: setup ## formatting and lints
+	@$(MAKE) -s --no-print-directory cargo-check
+
+# A make of its own, so that a RocksDB that `setup` has just installed is found; likewise below.
+.PHONY: cargo-check
+cargo-check:
+	cargo fmt --all --check
+	cargo clippy $(scope) -- -D warnings
+	bash -n deploy/setup.sh
+
+setup: ## Debian packages, ONNX Runtime and the model
+	@deploy/setup.sh
+
+build: setup ## build everything
+	@echo "==> cargo build (some minutes the first time, seconds later)" >&2
+	@$(MAKE) -s --no-print-directory cargo-build
+
+.PHONY: cargo-build
+cargo-build:
+	cargo build $(scope)
+
+print-binary: ## everything that `make run` does short of import and serving; prints the binary's path alone
+	@$(MAKE) -s --no-print-directory build >&2
+	@echo $(binary)
+
+venv: setup
+	@test -f $(venv)/.ready-$$(sha256sum tests/requirements.txt | cut -c1-16) || { \
+	  echo "==> Python packages for the tests, hashes pinned" >&2; \
+	  rm -rf $(venv); python3 -m venv $(venv); \
+	  $(venv)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: -r tests/requirements.txt; \
+	  touch $(venv)/.ready-$$(sha256sum tests/requirements.txt | cut -c1-16); }
+
+test-rust: build ## unit, property, contract and crash tests of every crate
+	@$(MAKE) -s --no-print-directory cargo-test
+
+.PHONY: cargo-test
+cargo-test:
+	cargo test --workspace --all-targets --locked
+
+test-node: build venv ## whole nodes on the real model: chat, clients, faults, kills, damage
+	$(pytest) tests
+
+chaos: build venv ## 1,000 panics under load, windows, stuck runs (about half an hour)
+	BLYAN_CHAOS=1000 $(pytest) -s tests/e2e/test_faults.py
+
+chaos-import: build venv ## 200 kills of imports, then with failing syncs (about half an hour)
+	BLYAN_CHAOS=200 $(pytest) -s tests/e2e/test_import.py
+
+chaos-flips: build venv ## 100 flipped bits of a store, each found before use
+	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_damage.py
+
+perplexity: build ## perplexity of the chain's model against the GGUF's fp32, with random and contiguous splits
+	$(binary) bench perplexity $(ARGS)
+
+oracle: build venv ## reference backend against an independent numpy implementation
+	$(pytest) -s tests/oracle
+
+bench-memory: build venv ## what a second replica costs
+	$(pytest) -s tests/e2e/test_memory.py
+
+load: build ## a chat load over HTTP, SSE and WebSocket against a node that runs on port 8000
+	$(CARGO_TARGET_DIR)/debug/blyan-loadtests run loadtests/scenarios/chat.toml $(ARGS)
