@@ -74,6 +74,14 @@ pub enum StepError {
     /// ONNX Runtime refused or failed.
     #[error("ONNX Runtime: {0}")]
     Runtime(String),
+    /// The bound on key/value memory leaves too little for another slot.
+    #[error("key/value memory is full: {needs_bytes} bytes needed, {free_bytes} free")]
+    KvFull {
+        /// Bytes of the slot that was asked for.
+        needs_bytes: u64,
+        /// Bytes below the bound that no slot holds.
+        free_bytes: u64,
+    },
     /// The caller broke a bound (no tokens, context full, too many rows).
     #[error("invalid step: {0}")]
     Invalid(String),
