@@ -1,1 +1,31 @@
-//! Supervision trees over actix: declarative children, restart windows, quarantine.
+#![doc = include_str!("../README.md")]
+
+#[cfg(panic = "abort")]
+compile_error!("supervision needs unwinding: build with panic = \"unwind\"");
+
+mod control;
+mod core;
+mod error;
+mod gate;
+mod handle;
+mod inbox;
+mod policy;
+mod probe;
+mod reason;
+mod runner;
+mod spec;
+mod start;
+mod tree;
+
+pub use control::ExitHandle;
+pub use error::{CallError, SpecError, TreeError};
+pub use gate::ChildRef;
+pub use handle::{Tree, TreeHandle};
+pub use policy::{Backoff, Placement, Restart, Shutdown, Strategy, Window};
+pub use probe::{NoProbe, Probe};
+pub use reason::ExitReason;
+pub use spec::{ChildSpec, SupervisorSpec};
+pub use start::{StartContext, Tasks};
+pub use tree::{
+    ChildState, Generation, LastExit, NodeKind, TreeEvent, TreeExit, TreeNode, TreeOptions,
+};

@@ -1,0 +1,285 @@
+//! The stable handle of a child and what stands behind it.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use actix::{Actor, Context, Handler, Message};
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    CallError, ChildState, Generation,
+    inbox::{BoxedParcel, Letter},
+};
+
+/// Hint of a refusal by a child that is on its way up or down.
+const SOON: Duration = Duration::from_millis(250);
+/// Hint of a refusal by a child that is down until something else happens.
+const LATER: Duration = Duration::from_secs(1);
+/// Hint of a refusal by a quarantined child.
+const AFTER_A_PERSON_LOOKED: Duration = Duration::from_secs(30);
+
+/// What callers see of a child between generations.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Status {
+    pub(crate) state: ChildState,
+    pub(crate) generation: Generation,
+    pub(crate) retry_at: Option<Instant>,
+}
+
+/// A generation that takes messages.
+pub(crate) struct Live<A: Actor> {
+    pub(crate) generation: Generation,
+    pub(crate) parcels: mpsc::UnboundedSender<BoxedParcel<A>>,
+    pub(crate) admission: Arc<Semaphore>,
+    pub(crate) token: CancellationToken,
+}
+
+/// One per child for the life of the tree: open while a generation takes messages.
+pub(crate) struct Gate<A: Actor> {
+    live: ArcSwapOption<Live<A>>,
+    /// The newest generation that was shut; it and those before it never open again.
+    shut: Mutex<Generation>,
+    status: watch::Sender<Status>,
+    path: OnceLock<Arc<str>>,
+    mailbox_len_max: OnceLock<usize>,
+}
+
+impl<A: Actor> Gate<A> {
+    fn new() -> Arc<Self> {
+        let (status, _) = watch::channel(Status {
+            state: ChildState::Stopped,
+            generation: Generation(0),
+            retry_at: None,
+        });
+        Arc::new(Self {
+            live: ArcSwapOption::empty(),
+            shut: Mutex::new(Generation(0)),
+            status,
+            path: OnceLock::new(),
+            mailbox_len_max: OnceLock::new(),
+        })
+    }
+
+    /// Lets messages through to this generation, unless it was shut before it could open.
+    pub(crate) fn open(&self, live: Live<A>) {
+        let shut = self.shut.lock();
+        if live.generation > *shut {
+            let generation = live.generation;
+            self.live.store(Some(Arc::new(live)));
+            self.status.send_replace(Status {
+                state: ChildState::Running,
+                generation,
+                retry_at: None,
+            });
+        }
+    }
+}
+
+/// The gate as the supervisor sees it, whatever the actor's type.
+pub(crate) trait GateControl: Send + Sync {
+    /// Gives the gate its place in the tree; false when it has one already.
+    fn place(&self, path: &Arc<str>, mailbox_len_max: usize) -> bool;
+    /// Refuses messages to this generation and those before it.
+    fn shut(&self, generation: Generation);
+    fn publish(&self, status: Status);
+    /// Messages admitted and not yet answered.
+    fn depth(&self) -> usize;
+}
+
+impl<A: Actor> GateControl for Gate<A> {
+    fn place(&self, path: &Arc<str>, mailbox_len_max: usize) -> bool {
+        self.mailbox_len_max.get_or_init(|| mailbox_len_max);
+        self.path.set(Arc::clone(path)).is_ok()
+    }
+
+    fn shut(&self, generation: Generation) {
+        let mut shut = self.shut.lock();
+        *shut = (*shut).max(generation);
+        let live = self.live.load();
+        if live.as_ref().is_some_and(|live| live.generation <= *shut) {
+            self.live.store(None);
+        }
+    }
+
+    fn publish(&self, status: Status) {
+        self.status.send_replace(status);
+    }
+
+    fn depth(&self) -> usize {
+        let bound = self.mailbox_len_max.get().copied().unwrap_or(0);
+        self.live
+            .load()
+            .as_ref()
+            .map_or(0, |live| bound - live.admission.available_permits())
+    }
+}
+
+/// The handle of a child: made before the child starts, valid through all its restarts.
+///
+/// A message reaches the generation that runs at the time of the call and no other; it is handled at most once.
+pub struct ChildRef<A: Actor> {
+    pub(crate) gate: Arc<Gate<A>>,
+}
+
+impl<A: Actor> Clone for ChildRef<A> {
+    fn clone(&self) -> Self {
+        Self {
+            gate: Arc::clone(&self.gate),
+        }
+    }
+}
+
+impl<A: Actor> std::fmt::Debug for ChildRef<A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChildRef({}, {})", self.path(), self.state())
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> ChildRef<A> {
+    /// A handle for a child whose spec comes later, see [`ChildSpec::bind`](crate::ChildSpec::bind); until then it
+    /// refuses as `Down`. Two children that need each other's handle start this way.
+    pub fn unbound() -> Self {
+        Self { gate: Gate::new() }
+    }
+
+    /// Sends `message` and waits for the answer, at most `within`.
+    ///
+    /// A refusal comes at once, without waiting. When the caller has gone (this future dropped, or the deadline
+    /// passed) before the handler began, the message is not handled at all.
+    ///
+    /// # Errors
+    /// `Down`, `Quarantined`, `Full`: not handled. `Lost`, `Timeout`: perhaps handled.
+    pub async fn call<M>(&self, message: M, within: Duration) -> Result<M::Result, CallError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let live = self.admit()?;
+        let (reply, answer) = oneshot::channel();
+        self.post(&live, message, Some(reply))?;
+        tokio::select! {
+            biased;
+            answer = answer => answer.map_err(|_| CallError::Lost),
+            () = live.token.cancelled() => Err(CallError::Lost),
+            () = tokio::time::sleep(within) => Err(CallError::Timeout),
+        }
+    }
+
+    /// Sends `message` without waiting for its answer. The bound on messages admitted holds here too.
+    ///
+    /// # Errors
+    /// `Down`, `Quarantined`, `Full`. `Ok` means admitted: whether it is handled nobody will say.
+    pub fn try_tell<M>(&self, message: M) -> Result<(), CallError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let live = self.admit()?;
+        self.post(&live, message, None)
+    }
+
+    /// Waits until the child takes messages, at most `within`.
+    ///
+    /// # Errors
+    /// The refusal that a call would get when the time is over.
+    pub async fn wait_running(&self, within: Duration) -> Result<Generation, CallError> {
+        let mut status = self.gate.status.subscribe();
+        let running = async {
+            // The sender lives in the gate, which this handle keeps.
+            while self.gate.live.load().is_none() {
+                let _ = status.changed().await;
+            }
+        };
+        let _ = tokio::time::timeout(within, running).await;
+        self.admit().map(|live| live.generation)
+    }
+
+    fn admit(&self) -> Result<Arc<Live<A>>, CallError> {
+        self.gate.live.load_full().ok_or_else(|| self.refusal())
+    }
+
+    fn post<M>(
+        &self,
+        live: &Live<A>,
+        message: M,
+        reply: Option<oneshot::Sender<M::Result>>,
+    ) -> Result<(), CallError>
+    where
+        A: Handler<M>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        let permit = match Arc::clone(&live.admission).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => return Err(CallError::Full { retry_after: SOON }),
+            Err(TryAcquireError::Closed) => return Err(self.refusal()),
+        };
+        let letter = Letter {
+            message,
+            reply,
+            permit,
+        };
+        live.parcels
+            .send(Box::new(letter))
+            .map_err(|_| self.refusal())
+    }
+}
+
+impl<A: Actor> ChildRef<A> {
+    /// What the child does now.
+    pub fn state(&self) -> ChildState {
+        self.gate.status.borrow().state
+    }
+
+    /// How often the child has been started; 0 before the first start.
+    pub fn generation(&self) -> Generation {
+        self.gate.status.borrow().generation
+    }
+
+    /// The child's place, such as `serving/replicas/inference-1`; empty before the tree has started.
+    pub fn path(&self) -> &str {
+        self.gate.path.get().map_or("", |path| path)
+    }
+
+    /// Messages admitted and not yet answered.
+    pub fn mailbox_depth(&self) -> usize {
+        self.gate.depth()
+    }
+
+    fn refusal(&self) -> CallError {
+        let status = *self.gate.status.borrow();
+        let until_retry = |at: Instant| at.saturating_duration_since(Instant::now());
+        match status.state {
+            ChildState::Quarantined => CallError::Quarantined {
+                retry_after: AFTER_A_PERSON_LOOKED,
+            },
+            ChildState::BackingOff => CallError::Down {
+                state: ChildState::BackingOff,
+                retry_after: status.retry_at.map_or(SOON, until_retry) + SOON,
+            },
+            ChildState::Stopped => CallError::Down {
+                state: ChildState::Stopped,
+                retry_after: LATER,
+            },
+            // The gate is shut from within before the supervisor has heard of it.
+            ChildState::Running => CallError::Down {
+                state: ChildState::Stopping,
+                retry_after: SOON,
+            },
+            state => CallError::Down {
+                state,
+                retry_after: SOON,
+            },
+        }
+    }
+}
