@@ -18,6 +18,8 @@ pub enum ErrorCode {
     Forbidden,
     /// Nothing is there under that path or name.
     NotFound,
+    /// The path is there, but not for that HTTP method.
+    MethodNotAllowed,
     /// The model asked for is not served here.
     ModelNotFound,
     /// The body is larger than the limit.
@@ -52,6 +54,7 @@ impl ErrorCode {
             Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound | Self::ModelNotFound => 404,
+            Self::MethodNotAllowed => 405,
             Self::PayloadTooLarge => 413,
             Self::Overloaded => 429,
             Self::PoisonedRequest | Self::Internal => 500,
@@ -74,6 +77,7 @@ impl ErrorCode {
             Self::Unauthorized => "unauthorized",
             Self::Forbidden => "forbidden",
             Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
             Self::ModelNotFound => "model_not_found",
             Self::PayloadTooLarge => "payload_too_large",
             Self::Overloaded => "overloaded",
