@@ -1,0 +1,261 @@
+//! secp256k1 keys and signatures: the node's own key, public keys (33 bytes, compressed), signatures (64 bytes).
+
+use secp256k1::{Message, SECP256K1, SecretKey};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::str::FromStr;
+
+use crate::hash::{BlockHash, parse_lower_hex};
+
+/// Length of a compressed public key in bytes.
+pub const PUBLIC_KEY_LEN: usize = 33;
+
+/// Length of a compact signature in bytes: r, then s, big-endian.
+pub const SIGNATURE_LEN: usize = 64;
+
+/// A key file holds 64 hex digits and a line end.
+const KEY_FILE_LEN: u64 = 65;
+
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("key file: {0}")]
+    Io(#[from] io::Error),
+    #[error("key file may be read by others (mode {mode:o}); it must be 600")]
+    Permissions { mode: u32 },
+    #[error(
+        "key file must hold 64 lower-case hexadecimal digits and a line end, a secp256k1 secret key"
+    )]
+    Malformed,
+    #[error("not a compressed secp256k1 public key (66 lower-case hexadecimal digits)")]
+    PublicKey,
+    #[error("not a signature (128 lower-case hexadecimal digits)")]
+    Signature,
+}
+
+/// Why a signature does not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureFault {
+    #[error("r or s is out of range")]
+    OutOfRange,
+    #[error("s is in the upper half; only the low form is accepted")]
+    HighS,
+    #[error("signature does not match key and hash")]
+    Mismatch,
+}
+
+/// A compressed public key that is a point of the curve. Ordered by its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(secp256k1::PublicKey);
+
+impl PublicKey {
+    /// # Errors
+    /// [`KeyError::PublicKey`] if the bytes are not a compressed point.
+    pub fn from_bytes(bytes: &[u8; PUBLIC_KEY_LEN]) -> Result<Self, KeyError> {
+        secp256k1::PublicKey::from_byte_array_compressed(*bytes)
+            .map(Self)
+            .map_err(|_| KeyError::PublicKey)
+    }
+
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; PUBLIC_KEY_LEN] {
+        self.0.serialize()
+    }
+
+    /// Checks an ECDSA signature over a block hash. The high form of s is refused, so that a third party cannot make
+    /// a second valid signature from a first one.
+    ///
+    /// # Errors
+    /// The first [`SignatureFault`] that applies.
+    pub fn verify(&self, hash: BlockHash, signature: &Signature) -> Result<(), SignatureFault> {
+        let parsed = secp256k1::ecdsa::Signature::from_compact(&signature.0)
+            .map_err(|_| SignatureFault::OutOfRange)?;
+        let mut low = parsed;
+        low.normalize_s();
+        if low != parsed {
+            return Err(SignatureFault::HighS);
+        }
+        SECP256K1
+            .verify_ecdsa(Message::from_digest(*hash.as_bytes()), &parsed, &self.0)
+            .map_err(|_| SignatureFault::Mismatch)
+    }
+}
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.to_bytes()))
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({self})")
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::from_bytes(&parse_lower_hex(text).ok_or(KeyError::PublicKey)?)
+    }
+}
+
+/// A compact ECDSA signature. Any 64 bytes can be held; [`PublicKey::verify`] decides.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signature([u8; SIGNATURE_LEN]);
+
+impl Signature {
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; SIGNATURE_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; SIGNATURE_LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({self})")
+    }
+}
+
+impl FromStr for Signature {
+    type Err = KeyError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        parse_lower_hex(text).map(Self).ok_or(KeyError::Signature)
+    }
+}
+
+macro_rules! serde_as_text {
+    ($name:ident) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                crate::hash::deserialize_text(deserializer)?
+                    .parse()
+                    .map_err(D::Error::custom)
+            }
+        }
+    };
+}
+
+serde_as_text!(PublicKey);
+serde_as_text!(Signature);
+
+/// A secret key. It is never printed, and its memory is overwritten when it is dropped.
+pub struct NodeKey(SecretKey);
+
+impl NodeKey {
+    /// A new key from the operating system's randomness.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(SecretKey::new(&mut secp256k1::rand::rng()))
+    }
+
+    /// # Errors
+    /// [`KeyError::Malformed`] if the bytes are zero or not below the order of the curve.
+    pub fn from_secret_bytes(bytes: [u8; 32]) -> Result<Self, KeyError> {
+        SecretKey::from_byte_array(bytes)
+            .map(Self)
+            .map_err(|_| KeyError::Malformed)
+    }
+
+    /// Reads a key file: 64 lower-case hex digits and a line end.
+    ///
+    /// # Errors
+    /// [`KeyError::Permissions`] if group or others may access it, [`KeyError::Malformed`] for any other content.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let file = File::open(path)?;
+        let mode = file.metadata()?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(KeyError::Permissions { mode });
+        }
+        let mut bytes = Vec::new();
+        file.take(KEY_FILE_LEN + 1).read_to_end(&mut bytes)?;
+        let text = bytes
+            .strip_suffix(b"\n")
+            .and_then(|line| std::str::from_utf8(line).ok());
+        Self::from_secret_bytes(text.and_then(parse_lower_hex).ok_or(KeyError::Malformed)?)
+    }
+
+    /// Writes the key to a new file of mode 0600 and syncs the file and its folder. An existing file is left alone.
+    ///
+    /// # Errors
+    /// [`KeyError::Io`], with `AlreadyExists` if the path is taken.
+    pub fn save(&self, path: &Path) -> Result<(), KeyError> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)?;
+        file.write_all(format!("{}\n", hex::encode(self.0.secret_bytes())).as_bytes())?;
+        file.sync_all()?;
+        let folder = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        Ok(File::open(folder)?.sync_all()?)
+    }
+
+    /// Loads the key, or generates and saves one where there is no file.
+    ///
+    /// # Errors
+    /// As [`NodeKey::load`] and [`NodeKey::save`].
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
+        match Self::load(path) {
+            Err(KeyError::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+                let key = Self::generate();
+                key.save(path)?;
+                Ok(key)
+            }
+            loaded => loaded,
+        }
+    }
+
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        PublicKey(self.0.public_key(SECP256K1))
+    }
+
+    /// Deterministic ECDSA (RFC 6979) with low s: one key and one hash give one signature.
+    #[must_use]
+    pub fn sign(&self, hash: BlockHash) -> Signature {
+        Signature(
+            SECP256K1
+                .sign_ecdsa(Message::from_digest(*hash.as_bytes()), &self.0)
+                .serialize_compact(),
+        )
+    }
+}
+
+impl Drop for NodeKey {
+    fn drop(&mut self) {
+        self.0.non_secure_erase();
+    }
+}
+
+impl fmt::Debug for NodeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeKey(secret of {})", self.public_key())
+    }
+}
