@@ -1,1 +1,31 @@
-//! ChainActor: blocks, DAG, RocksDB, verification.
+#![doc = include_str!("../README.md")]
+
+mod actor;
+pub mod compose;
+mod config;
+mod core;
+mod error;
+mod genesis;
+mod handle;
+mod metrics;
+mod reader;
+mod store;
+mod verify;
+mod writer;
+
+pub use actor::ChainActor;
+pub use config::ChainConfig;
+pub use core::{
+    Added, Admission, BlockMeta, ChainIndex, Draft, Evidence, Head, ParamIndex, Payload, Refusal,
+};
+pub use error::{ChainError, Genesis};
+pub use genesis::{check_network, open_or_create};
+pub use handle::ChainHandle;
+pub use metrics::describe_metrics;
+pub use reader::{ChainReader, RECEIPTS_MAX, StoredBlock};
+pub use store::{
+    Batch, DataDir, Disk, Family, PayloadDir, PayloadWriter, Put, RealDisk, ReceiptCursor, Records,
+    RocksStore, Store, TempPayloads, WRITE_WAIT_MAX, WriteToken,
+};
+pub use verify::{Fault, Progress, VerifyOptions, VerifyReport, verify};
+pub use writer::{Acceptance, Appended, ChainWriter, NewBlock};

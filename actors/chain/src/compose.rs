@@ -1,0 +1,146 @@
+//! Headers as the rules want them, signed.
+
+use blyan_formats::block::BLOCK_VERSION;
+use blyan_formats::bodies::Payload as _;
+use blyan_formats::{
+    BlockHash, BlockHeader, BlockType, ChainId, GenesisBody, NetworkId, NodeKey, PayloadHash,
+    TensorName,
+};
+
+use crate::ChainError;
+use crate::core::ChainIndex;
+use crate::writer::NewBlock;
+
+/// A genesis that authorises `key` alone. The same arguments give the same block.
+///
+/// # Errors
+/// [`ChainError::Malformed`] if the name is not 1 to 64 printable ASCII characters.
+pub fn genesis_block(
+    network_name: &str,
+    timestamp_ms: u64,
+    key: &NodeKey,
+) -> Result<NewBlock, ChainError> {
+    let body = GenesisBody::new(network_name, [key.public_key()]).to_payload();
+    let body = body.map_err(|error| ChainError::Malformed(error.to_string()))?;
+    let header = header(NetworkId::NONE, BlockType::Genesis, 0, timestamp_ms, key);
+    Ok(with_body(header, body, key))
+}
+
+/// The next block of chain A. The same index and arguments give the same block.
+///
+/// # Errors
+/// [`ChainError::Malformed`] if the chain has no genesis yet.
+pub fn meta_block(
+    index: &ChainIndex,
+    block_type: BlockType,
+    body: Vec<u8>,
+    timestamp_ms: u64,
+    key: &NodeKey,
+) -> Result<NewBlock, ChainError> {
+    let head = index.head(ChainId::A);
+    let (Some(head), Some(genesis)) = (head, index.genesis()) else {
+        return Err(ChainError::Malformed(
+            "the chain has no genesis yet".to_owned(),
+        ));
+    };
+    let mut header = header(
+        NetworkId::of_genesis(genesis),
+        block_type,
+        head.index + 1,
+        timestamp_ms,
+        key,
+    );
+    header.prev_hash = Some(head.hash);
+    Ok(with_body(header, body, key))
+}
+
+/// What a block on chain B says of its weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weights {
+    /// The tensor.
+    pub name: TensorName,
+    /// The payload file.
+    pub payload: PayloadHash,
+    /// Its length in bytes.
+    pub payload_len: u64,
+    /// The architecture block that it was made for.
+    pub meta_ref: BlockHash,
+    /// The blocks that it improves, in any order.
+    pub parents: Vec<BlockHash>,
+}
+
+/// A block on chain B. The same index and arguments give the same block.
+///
+/// # Errors
+/// [`ChainError::Malformed`] if the chain has no genesis yet, [`ChainError::NoBlock`] if a parent is not on it.
+pub fn weights_block(
+    index: &ChainIndex,
+    weights: Weights,
+    timestamp_ms: u64,
+    key: &NodeKey,
+) -> Result<NewBlock, ChainError> {
+    let genesis = index
+        .genesis()
+        .ok_or_else(|| ChainError::Malformed("the chain has no genesis yet".to_owned()))?;
+    let mut parents = weights.parents;
+    parents.sort_unstable();
+    parents.dedup();
+    let mut height = 0;
+    for parent in &parents {
+        let parent = index.get(parent).ok_or(ChainError::NoBlock(*parent))?;
+        height = height.max(parent.index + 1);
+    }
+    let mut header = header(
+        NetworkId::of_genesis(genesis),
+        weights.name.block_type(),
+        height,
+        timestamp_ms,
+        key,
+    );
+    header.depends_on = Some(parents);
+    header.expert_name = Some(weights.name);
+    header.layer_id = weights.name.layer();
+    header.meta_ref = Some(weights.meta_ref);
+    header.payload_hash = weights.payload;
+    header.payload_len = weights.payload_len;
+    Ok(NewBlock {
+        block: header.sign(key),
+        body: None,
+    })
+}
+
+fn header(
+    network_id: NetworkId,
+    block_type: BlockType,
+    index: u64,
+    timestamp_ms: u64,
+    key: &NodeKey,
+) -> BlockHeader {
+    BlockHeader {
+        version: BLOCK_VERSION,
+        network_id,
+        chain: block_type.chain(),
+        index,
+        timestamp_ms,
+        block_type,
+        prev_hash: None,
+        depends_on: None,
+        expert_name: None,
+        layer_id: None,
+        meta_ref: None,
+        payload_type: block_type.payload_type(),
+        payload_hash: PayloadHash::of_bytes(&[]),
+        payload_len: 0,
+        nonce: 0,
+        miner_pub: key.public_key(),
+    }
+}
+
+fn with_body(mut header: BlockHeader, body: Vec<u8>, key: &NodeKey) -> NewBlock {
+    header.payload_hash = PayloadHash::of_bytes(&body);
+    header.payload_len = body.len() as u64;
+    NewBlock {
+        block: header.sign(key),
+        body: Some(body),
+    }
+}

@@ -1,0 +1,56 @@
+use blyan_formats::BlockHash;
+use serde::{Deserialize, Serialize};
+
+/// The section `chain` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChainConfig {
+    /// Hash of the genesis of the network to belong to, 64 hex digits; without it a fresh node starts a network of
+    /// its own (SEC-23).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub genesis: Option<BlockHash>,
+    /// What a network that this node starts is called; part of its genesis.
+    pub network_name: String,
+    /// How long a caller waits for an answer of the chain.
+    pub reply_timeout_ms: u64,
+    /// Messages that may wait for the chain.
+    pub mailbox_len_max: usize,
+    /// Threads that verify payload files in `blyan verify`.
+    pub verify_threads: usize,
+}
+
+impl Default for ChainConfig {
+    fn default() -> Self {
+        Self {
+            genesis: None,
+            network_name: "local".to_owned(),
+            reply_timeout_ms: 2_000,
+            mailbox_len_max: 1_024,
+            verify_threads: 2,
+        }
+    }
+}
+
+impl ChainConfig {
+    /// Refuses values with which the chain could not work.
+    ///
+    /// # Errors
+    /// A sentence that names the key.
+    pub fn validate(&self) -> Result<(), String> {
+        let name = self.network_name.as_bytes();
+        let printable = name.iter().all(|byte| (b' '..=b'~').contains(byte));
+        if !printable || !(1..=64).contains(&name.len()) {
+            return Err("chain.network_name must be 1 to 64 printable ASCII characters".to_owned());
+        }
+        if self.reply_timeout_ms == 0 {
+            return Err("chain.reply_timeout_ms must be above 0".to_owned());
+        }
+        if self.mailbox_len_max == 0 {
+            return Err("chain.mailbox_len_max must be above 0".to_owned());
+        }
+        if !(1..=64).contains(&self.verify_threads) {
+            return Err("chain.verify_threads must be 1 to 64".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,12 @@
+//! The chain's state and rules: no actor, no file, no clock.
+
+mod draft;
+mod index;
+mod params;
+mod refusal;
+
+pub(crate) use draft::check_json;
+pub use draft::{Admission, Draft, Evidence, Payload};
+pub use index::{Added, BlockMeta, ChainIndex, Head};
+pub use params::ParamIndex;
+pub use refusal::Refusal;

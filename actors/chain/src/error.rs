@@ -1,0 +1,234 @@
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blyan_formats::{BlockHash, ErrorClass, FormatError, PayloadHash};
+use blyan_protocol::{ErrorCode, ExpertFault, ModelId, PublicError};
+use blyan_supervisors::{CallError, ExitReason};
+
+use crate::core::Refusal;
+use crate::verify::Fault;
+
+/// Everything that can go wrong with the chain, classed by [`ChainError::class`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// The block breaks a rule of the chain.
+    #[error("block {block} is refused: {refusal}")]
+    Refused {
+        /// Its hash.
+        block: BlockHash,
+        /// The first rule it breaks.
+        refusal: Refusal,
+    },
+    /// What the caller wants stored is not well-formed.
+    #[error("not well-formed: {0}")]
+    Malformed(String),
+    /// The directory holds no chain yet.
+    #[error("{} holds no chain yet", .0.display())]
+    NoChain(PathBuf),
+    /// The store belongs to another network than the configuration names (SEC-23).
+    #[error("the store's genesis is {found}, the configuration pins {expected}")]
+    OtherNetwork {
+        /// What `chain.genesis` says.
+        expected: BlockHash,
+        /// The genesis of the store; `None` for an empty store, which has no way yet to get it from peers.
+        found: Genesis,
+    },
+    /// The store was opened for reading.
+    #[error("the store is open for reading only")]
+    ReadOnly,
+    /// No block has this hash.
+    #[error("there is no block {0}")]
+    NoBlock(BlockHash),
+    /// No manifest has this hash, or none was published yet.
+    #[error("no model {}is published on this chain", .0.map(|id| format!("{id} ")).unwrap_or_default())]
+    NoModel(Option<ModelId>),
+    /// No block on the chain names this payload.
+    #[error("no block names the payload {0}")]
+    NoPayload(PayloadHash),
+    /// Another process may write to this directory.
+    #[error("{} is held by a running node", .0.display())]
+    Held(PathBuf),
+    /// An older write has not ended.
+    #[error("a write of the generation before has not ended")]
+    Busy,
+    /// The actor did not take the message, or did not answer.
+    #[error("the chain does not answer: {0}")]
+    Call(#[from] CallError),
+    /// The system refused a read, or a write that nothing stands on yet.
+    #[error("could not {what}: {why}")]
+    Io {
+        /// The action.
+        what: &'static str,
+        /// What the system says.
+        why: String,
+    },
+    /// A write or its sync failed: nothing was published, and nothing more is written.
+    #[error("{what} could not be made durable: {why}; nothing was published")]
+    NotDurable {
+        /// What was written.
+        what: &'static str,
+        /// What the system says.
+        why: String,
+    },
+    /// The generation that holds this token has been replaced.
+    #[error("the writer's generation {held} was replaced by {current}")]
+    Fenced {
+        /// The token's generation.
+        held: u64,
+        /// The store's.
+        current: u64,
+    },
+    /// The database fails its own checksums, or its records do not fit each other.
+    #[error("the store is damaged: {0}")]
+    Damaged(String),
+    /// One stored object does not hold what it must.
+    #[error("{0}")]
+    Corrupt(Fault),
+}
+
+/// The genesis of a store, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Genesis(pub Option<BlockHash>);
+
+impl std::fmt::Display for Genesis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(hash) => hash.fmt(f),
+            None => f.write_str("not there yet"),
+        }
+    }
+}
+
+impl ChainError {
+    pub(crate) fn io(what: &'static str, error: io::Error) -> Self {
+        Self::Io {
+            what,
+            why: error.to_string(),
+        }
+    }
+
+    pub(crate) fn not_durable(what: &'static str, error: &io::Error) -> Self {
+        Self::NotDurable {
+            what,
+            why: error.to_string(),
+        }
+    }
+
+    /// What a supervisor must do.
+    pub const fn class(&self) -> ErrorClass {
+        match self {
+            Self::Refused { .. }
+            | Self::Malformed(_)
+            | Self::NoChain(_)
+            | Self::OtherNetwork { .. }
+            | Self::ReadOnly
+            | Self::NoBlock(_)
+            | Self::NoModel(_)
+            | Self::NoPayload(_) => ErrorClass::Rejected,
+            Self::Held(_) | Self::Busy | Self::Call(_) | Self::Io { .. } => ErrorClass::Transient,
+            Self::NotDurable { .. } | Self::Fenced { .. } => ErrorClass::Fatal,
+            Self::Damaged(_) | Self::Corrupt(_) => ErrorClass::Corrupt,
+        }
+    }
+
+    /// How the actor must end for this error; `None` where it lives on. A damaged database ends it for good, one
+    /// damaged object does not.
+    pub fn exit_reason(&self) -> Option<ExitReason> {
+        match self {
+            Self::NotDurable { .. } | Self::Fenced { .. } => {
+                Some(ExitReason::Fatal(self.to_string()))
+            }
+            Self::Damaged(_) => Some(ExitReason::Corrupt(self.to_string())),
+            _ => None,
+        }
+    }
+
+    const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Refused { .. } | Self::Malformed(_) | Self::ReadOnly => ErrorCode::InvalidRequest,
+            Self::NoBlock(_) | Self::NoPayload(_) => ErrorCode::NotFound,
+            Self::NoModel(_) => ErrorCode::ModelNotFound,
+            Self::Held(_) | Self::Busy | Self::Io { .. } | Self::NoChain(_) => {
+                ErrorCode::Unavailable
+            }
+            Self::Call(CallError::Quarantined { .. }) => ErrorCode::Quarantined,
+            Self::Call(CallError::Full { .. }) => ErrorCode::Overloaded,
+            Self::Call(CallError::Timeout) => ErrorCode::Timeout,
+            Self::Call(_) => ErrorCode::Unavailable,
+            Self::Corrupt(fault) if fault.name().is_some() => ErrorCode::ExpertCorrupt,
+            Self::OtherNetwork { .. }
+            | Self::NotDurable { .. }
+            | Self::Fenced { .. }
+            | Self::Damaged(_)
+            | Self::Corrupt(_) => ErrorCode::Internal,
+        }
+    }
+
+    const fn hint(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "correct the block; the rule that it breaks is named",
+            Self::Malformed(_) => "correct the request",
+            Self::NoChain(_) => "run `blyan import`, or start the node, which imports first",
+            Self::OtherNetwork { .. } => "use another data directory, or correct chain.genesis",
+            Self::ReadOnly => "stop the node and use a command that writes",
+            Self::NoBlock(_) | Self::NoPayload(_) => {
+                "look the hash up in GET /chain/B/head or in the manifest"
+            }
+            Self::NoModel(_) => "GET /v1/models lists the models that are served",
+            Self::Held(_) => "stop the node that runs on this directory, or use another one",
+            Self::Busy | Self::Call(_) | Self::Io { .. } => "try again in a moment",
+            Self::NotDurable { .. } => "check the disk, then restart the node",
+            Self::Fenced { .. } => "try again in a moment; the part was restarted",
+            Self::Damaged(_) => {
+                "run `blyan verify`; restore the data directory from a copy or import again"
+            }
+            Self::Corrupt(_) => "run `blyan verify`, then import again to heal the payload",
+        }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Call(call) => call.retry_after(),
+            Self::Busy | Self::Io { .. } => Some(Duration::from_secs(1)),
+            _ => None,
+        }
+    }
+}
+
+impl From<FormatError> for ChainError {
+    fn from(error: FormatError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+impl From<ChainError> for PublicError {
+    fn from(error: ChainError) -> Self {
+        let mut public = Self::new(error.code(), error.to_string(), error.hint());
+        if let Some(after) = error.retry_after() {
+            public = public.retry_after_ms(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        }
+        if let ChainError::Corrupt(fault) = &error
+            && let (Some(name), Some(payload)) = (fault.name(), fault.payload())
+        {
+            public = public.about_expert(ExpertFault {
+                name: name.to_string(),
+                hash: payload.to_string(),
+            });
+        }
+        public
+    }
+}
+
+impl From<ChainError> for ExitReason {
+    /// How a start that met this error has failed. The index stands on every header, so there one damaged object is
+    /// enough to end for good.
+    fn from(error: ChainError) -> Self {
+        match error.class() {
+            ErrorClass::Corrupt => Self::Corrupt(error.to_string()),
+            _ => error
+                .exit_reason()
+                .unwrap_or_else(|| Self::StartFailed(error.to_string())),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Every metric of this crate.
+
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+use std::time::Duration;
+
+use blyan_formats::ChainId;
+
+use crate::core::{ChainIndex, Refusal};
+
+const BLOCKS: &str = "blyan_chain_blocks_count";
+const APPENDED: &str = "blyan_chain_appended_blocks_total";
+const REFUSED: &str = "blyan_chain_refused_blocks_total";
+const RECEIPTS: &str = "blyan_chain_receipts_total";
+const RECEIPT_BATCHES: &str = "blyan_chain_receipt_batches_total";
+const WRITE: &str = "blyan_chain_write_seconds";
+const REBUILD: &str = "blyan_chain_index_rebuild_seconds";
+
+/// Describes the metrics; called once by the wiring.
+pub fn describe_metrics() {
+    describe_gauge!(BLOCKS, Unit::Count, "Blocks on a chain");
+    describe_counter!(
+        APPENDED,
+        Unit::Count,
+        "Blocks appended since the process started"
+    );
+    describe_counter!(
+        REFUSED,
+        Unit::Count,
+        "Blocks refused, by the rule that they break"
+    );
+    describe_counter!(
+        RECEIPTS,
+        Unit::Count,
+        "Receipts recorded since the process started"
+    );
+    describe_counter!(
+        RECEIPT_BATCHES,
+        Unit::Count,
+        "Synced batches in which receipts were recorded"
+    );
+    describe_histogram!(
+        WRITE,
+        Unit::Seconds,
+        "Time that a synced batch of the chain's database took"
+    );
+    describe_gauge!(
+        REBUILD,
+        Unit::Seconds,
+        "Time that the last rebuild of the chain's index took"
+    );
+}
+
+pub(crate) fn index_size(index: &ChainIndex) {
+    for chain in [ChainId::A, ChainId::B] {
+        let blocks = index.head(chain).map_or(0, |head| head.blocks);
+        gauge!(BLOCKS, "chain" => chain.as_str()).set(blocks as f64);
+    }
+}
+
+pub(crate) fn appended(blocks: usize) {
+    counter!(APPENDED).increment(blocks as u64);
+}
+
+pub(crate) fn refused(refusal: &Refusal) {
+    counter!(REFUSED, "rule" => refusal.rule()).increment(1);
+}
+
+pub(crate) fn receipts(count: usize) {
+    counter!(RECEIPTS).increment(count as u64);
+    counter!(RECEIPT_BATCHES).increment(1);
+}
+
+pub(crate) fn written(took: Duration) {
+    histogram!(WRITE).record(took.as_secs_f64());
+}
+
+pub(crate) fn rebuilt(took: Duration) {
+    gauge!(REBUILD).set(took.as_secs_f64());
+}

@@ -1,0 +1,248 @@
+use std::ops::ControlFlow;
+
+use blyan_formats::{
+    BlockHash, ChainId, CommitRecord, ContentHash, PayloadHash, SignedBlock, from_canonical,
+    to_canonical,
+};
+use blyan_protocol::{Receipt, RequestId};
+
+use super::{Batch, Family, Store};
+use crate::ChainError;
+use crate::verify::Fault;
+
+/// Where a page of receipts goes on: after this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceiptCursor {
+    /// End of the request, ms since 1970.
+    pub ended_ms: u64,
+    /// The request.
+    pub request_id: RequestId,
+}
+
+impl ReceiptCursor {
+    /// The place of a receipt in the order of [`Records::receipts`].
+    pub const fn of(receipt: &Receipt) -> Self {
+        Self {
+            ended_ms: receipt.ended_ms,
+            request_id: receipt.request_id,
+        }
+    }
+
+    fn key(&self) -> [u8; 24] {
+        let mut key = [0; 24];
+        key[..8].copy_from_slice(&self.ended_ms.to_be_bytes());
+        key[8..].copy_from_slice(self.request_id.as_bytes());
+        key
+    }
+}
+
+/// A store's records by type.
+pub struct Records<'a, S: ?Sized>(pub &'a S);
+
+impl<S: Store + ?Sized> Records<'_, S> {
+    /// The block with this hash. Its bytes are checked for form and hash.
+    ///
+    /// # Errors
+    /// [`ChainError::Corrupt`] if they fail; as [`Store::get`].
+    pub fn block(&self, hash: BlockHash) -> Result<Option<SignedBlock>, ChainError> {
+        let bytes = self.0.get(Family::Headers, hash.as_bytes())?;
+        bytes.map(|bytes| parse_block(hash, &bytes)).transpose()
+    }
+
+    /// Every block, in the order of their hashes.
+    ///
+    /// # Errors
+    /// As [`Records::block`].
+    pub fn blocks(&self) -> Result<Vec<(BlockHash, SignedBlock)>, ChainError> {
+        let mut blocks = Vec::new();
+        self.each(Family::Headers, &[], |key, value| {
+            let hash = block_hash(Family::Headers, key)?;
+            blocks.push((hash, parse_block(hash, value)?));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(blocks)
+    }
+
+    /// Who accepted the block, when and why.
+    ///
+    /// # Errors
+    /// [`ChainError::Corrupt`] if the record is malformed; as [`Store::get`].
+    pub fn commit(&self, block: BlockHash) -> Result<Option<CommitRecord>, ChainError> {
+        let bytes = self.0.get(Family::Commits, block.as_bytes())?;
+        let parse = |bytes: Vec<u8>| {
+            from_canonical(&bytes).map_err(|error| {
+                ChainError::Corrupt(Fault::CommitRecord {
+                    block,
+                    why: error.to_string(),
+                })
+            })
+        };
+        bytes.map(parse).transpose()
+    }
+
+    /// The JSON payload with this hash, unchecked.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn body(&self, payload: PayloadHash) -> Result<Option<Vec<u8>>, ChainError> {
+        self.0.get(Family::Bodies, payload.as_bytes())
+    }
+
+    /// SHA-256 of the payload's fp32 derivation, when it was last made here.
+    ///
+    /// # Errors
+    /// [`ChainError::Damaged`] if the record is no hash; as [`Store::get`].
+    pub fn fp32(&self, payload: PayloadHash) -> Result<Option<ContentHash>, ChainError> {
+        let Some(bytes) = self.0.get(Family::Fp32, payload.as_bytes())? else {
+            return Ok(None);
+        };
+        let hash: [u8; 32] = bytes.try_into().map_err(|_| malformed(Family::Fp32))?;
+        Ok(Some(ContentHash::from_bytes(hash)))
+    }
+
+    /// The receipt of a request.
+    ///
+    /// # Errors
+    /// [`ChainError::Corrupt`] if the record is malformed; as [`Store::get`].
+    pub fn receipt(&self, request: &RequestId) -> Result<Option<Receipt>, ChainError> {
+        let bytes = self.0.get(Family::Receipts, request.as_bytes())?;
+        let parse = |bytes: Vec<u8>| {
+            serde_json::from_slice(&bytes).map_err(|error| {
+                ChainError::Corrupt(Fault::Receipt {
+                    request: *request,
+                    why: error.to_string(),
+                })
+            })
+        };
+        bytes.map(parse).transpose()
+    }
+
+    /// At most `count_max` receipts, oldest end first, from the one after `after` on.
+    ///
+    /// # Errors
+    /// As [`Records::receipt`]; [`ChainError::Damaged`] if the order names a receipt that is not there.
+    pub fn receipts(
+        &self,
+        after: Option<ReceiptCursor>,
+        count_max: usize,
+    ) -> Result<Vec<Receipt>, ChainError> {
+        let from = after.map(|cursor| cursor.key());
+        let mut ids = Vec::new();
+        self.each(
+            Family::ReceiptsByTime,
+            from.as_ref().map_or(&[], |key| key.as_slice()),
+            |key, _| {
+                if ids.len() == count_max {
+                    return Ok(ControlFlow::Break(()));
+                }
+                if from.as_ref().is_none_or(|from| from.as_slice() != key) {
+                    ids.push(request_id(key)?);
+                }
+                Ok(ControlFlow::Continue(()))
+            },
+        )?;
+        ids.iter()
+            .map(|id| {
+                self.receipt(id)?
+                    .ok_or_else(|| malformed(Family::ReceiptsByTime))
+            })
+            .collect()
+    }
+
+    /// Visits the records of a family, in key order, until `visit` breaks or fails.
+    pub(crate) fn each(
+        &self,
+        family: Family,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, ChainError>,
+    ) -> Result<(), ChainError> {
+        let mut failed = None;
+        self.0
+            .scan(family, from, &mut |key, value| match visit(key, value) {
+                Ok(flow) => flow,
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            })?;
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Batch {
+    /// Adds a block with its commit record and, for chain A, its payload.
+    pub fn put_block(
+        &mut self,
+        hash: BlockHash,
+        block: &SignedBlock,
+        commit: &CommitRecord,
+        body: Option<&[u8]>,
+    ) {
+        let commit =
+            to_canonical(commit).expect("a commit record holds a key, an integer and a word");
+        self.put(Family::Headers, hash.as_bytes(), block.to_canonical());
+        self.put(Family::Commits, hash.as_bytes(), commit);
+        self.put(
+            Family::ByIndex,
+            index_key(block.header.chain, block.header.index, hash),
+            [],
+        );
+        if let Some(body) = body {
+            self.put(Family::Bodies, block.header.payload_hash.as_bytes(), body);
+        }
+    }
+
+    /// Adds a receipt and its place in the order of ends.
+    ///
+    /// # Errors
+    /// [`ChainError::Malformed`] if it cannot be written as JSON.
+    pub fn put_receipt(&mut self, receipt: &Receipt) -> Result<(), ChainError> {
+        let json = serde_json::to_vec(receipt)
+            .map_err(|error| ChainError::Malformed(error.to_string()))?;
+        self.put(Family::Receipts, receipt.request_id.as_bytes(), json);
+        self.put(Family::ReceiptsByTime, ReceiptCursor::of(receipt).key(), []);
+        Ok(())
+    }
+
+    /// Adds the SHA-256 of a fp32 derivation.
+    pub fn put_fp32(&mut self, payload: PayloadHash, sha256: ContentHash) {
+        self.put(Family::Fp32, payload.as_bytes(), *sha256.as_bytes());
+    }
+}
+
+/// The key of a block in [`Family::ByIndex`].
+pub(crate) fn index_key(chain: ChainId, index: u64, hash: BlockHash) -> Vec<u8> {
+    [
+        chain.as_str().as_bytes(),
+        &index.to_be_bytes(),
+        hash.as_bytes(),
+    ]
+    .concat()
+}
+
+fn parse_block(hash: BlockHash, bytes: &[u8]) -> Result<SignedBlock, ChainError> {
+    let corrupt = |why: String| ChainError::Corrupt(Fault::Header { block: hash, why });
+    let block = SignedBlock::from_canonical(bytes).map_err(|error| corrupt(error.to_string()))?;
+    let found = block.hash();
+    if found == hash {
+        Ok(block)
+    } else {
+        Err(corrupt(format!("its header hashes to {found}")))
+    }
+}
+
+pub(crate) fn block_hash(family: Family, key: &[u8]) -> Result<BlockHash, ChainError> {
+    key.try_into()
+        .map(BlockHash::from_bytes)
+        .map_err(|_| malformed(family))
+}
+
+fn request_id(key: &[u8]) -> Result<RequestId, ChainError> {
+    let id = key.get(8..).and_then(|id| <[u8; 16]>::try_from(id).ok());
+    id.map(RequestId::from_random)
+        .ok_or_else(|| malformed(Family::ReceiptsByTime))
+}
+
+fn malformed(family: Family) -> ChainError {
+    ChainError::Damaged(format!("a record of {} is malformed", family.name()))
+}

@@ -1,0 +1,231 @@
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use blyan_formats::bodies::Payload as _;
+use blyan_formats::{
+    ArchitectureBody, BlockHash, ChainId, PayloadHash, SignedBlock, TensorName, TensorView,
+};
+use parking_lot::Mutex;
+
+use super::{Fault, Progress, VerifyOptions};
+use crate::ChainError;
+use crate::core::ChainIndex;
+use crate::reader::load_body;
+use crate::store::{PayloadDir, Records, Store};
+
+/// One payload file that a block names.
+struct Job<'a> {
+    block: BlockHash,
+    name: TensorName,
+    payload: PayloadHash,
+    len: u64,
+    architecture: Option<&'a ArchitectureBody>,
+}
+
+/// Files that stand in the payload folder without a block.
+#[derive(Default)]
+pub(super) struct Strays {
+    pub(super) unreferenced: u64,
+    pub(super) temporary: u64,
+}
+
+/// Verifies every byte of every payload file that a block names; returns their bytes. Of several faults the one of
+/// the first block is returned, however many threads work.
+pub(super) fn verify_payloads<S: Store + ?Sized>(
+    store: &S,
+    blocks: &[(BlockHash, SignedBlock)],
+    options: VerifyOptions<'_>,
+) -> Result<u64, ChainError> {
+    let architectures = architectures(store, blocks)?;
+    let jobs: Vec<_> = blocks
+        .iter()
+        .filter_map(|(hash, block)| Job::of(*hash, block, &architectures))
+        .collect();
+    let bytes_total = jobs.iter().map(|job| job.len).sum();
+    let work = Work {
+        jobs: &jobs,
+        next: AtomicUsize::new(0),
+        fault: Mutex::new(None),
+    };
+    let told = |bytes| (options.progress)(Progress { bytes, bytes_total });
+    std::thread::scope(|scope| {
+        for _ in 1..options.threads {
+            scope.spawn(|| work.run(store.payloads(), &told));
+        }
+        work.run(store.payloads(), &told);
+    });
+    work.fault
+        .into_inner()
+        .map_or(Ok(bytes_total), |(_, error)| Err(error))
+}
+
+fn architectures<S: Store + ?Sized>(
+    store: &S,
+    blocks: &[(BlockHash, SignedBlock)],
+) -> Result<HashMap<BlockHash, Arc<ArchitectureBody>>, ChainError> {
+    let named: HashSet<BlockHash> = blocks
+        .iter()
+        .filter_map(|(_, block)| block.header.meta_ref)
+        .collect();
+    let of = blocks.iter().filter(|(hash, _)| named.contains(hash));
+    of.map(|(hash, block)| {
+        let bytes = load_body(&Records(store), *hash, block.header.payload_hash)?;
+        let body = ArchitectureBody::from_payload(&bytes);
+        let body = body.map_err(|error| crate::reader::refused(*hash, block, error.into()))?;
+        Ok((*hash, Arc::new(body)))
+    })
+    .collect()
+}
+
+impl<'a> Job<'a> {
+    /// `None` for a block without a payload file.
+    fn of(
+        hash: BlockHash,
+        block: &SignedBlock,
+        architectures: &'a HashMap<BlockHash, Arc<ArchitectureBody>>,
+    ) -> Option<Self> {
+        let header = &block.header;
+        let name = header.expert_name.filter(|_| header.chain == ChainId::B)?;
+        let architecture = header
+            .meta_ref
+            .and_then(|meta| architectures.get(&meta))
+            .map(|body| &**body);
+        Some(Self {
+            block: hash,
+            name,
+            payload: header.payload_hash,
+            len: header.payload_len,
+            architecture,
+        })
+    }
+
+    fn verify(&self, files: &PayloadDir, buffer: &mut Vec<u8>) -> Result<(), ChainError> {
+        let &Self {
+            block,
+            name,
+            payload,
+            len,
+            ..
+        } = self;
+        match files.len(payload)? {
+            None => {
+                return Err(ChainError::Corrupt(Fault::PayloadMissing {
+                    block,
+                    name,
+                    payload,
+                }));
+            }
+            Some(found) if found != len => {
+                return Err(ChainError::Corrupt(Fault::PayloadLen {
+                    block,
+                    name,
+                    payload,
+                    expected: len,
+                    found,
+                }));
+            }
+            Some(_) => {}
+        }
+        let read = read_file(&files.path(payload), len, buffer);
+        read.map_err(|error| ChainError::io("read a payload", error))?;
+        self.verify_bytes(buffer).map_err(ChainError::Corrupt)
+    }
+
+    fn verify_bytes(&self, bytes: &[u8]) -> Result<(), Fault> {
+        let &Self {
+            block,
+            name,
+            payload,
+            ..
+        } = self;
+        let damaged = |fault| Fault::Payload {
+            block,
+            name,
+            payload,
+            fault,
+        };
+        let view = TensorView::parse(bytes).map_err(damaged)?;
+        view.verify_full(payload).map_err(damaged)?;
+        let found = (view.spec().rows, view.spec().cols);
+        let expected = self
+            .architecture
+            .and_then(|architecture| architecture.tensor_shape(&name));
+        if expected == Some(found) {
+            return Ok(());
+        }
+        Err(Fault::Shape {
+            block,
+            name,
+            payload,
+            expected,
+            found,
+        })
+    }
+}
+
+/// Reads `len` bytes, the length that the file was found to have.
+fn read_file(path: &std::path::Path, len: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
+    buffer.clear();
+    buffer.reserve_exact(usize::try_from(len).map_err(io::Error::other)?);
+    let read = File::open(path)?.take(len).read_to_end(buffer)?;
+    if read as u64 == len {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+struct Work<'a> {
+    jobs: &'a [Job<'a>],
+    next: AtomicUsize,
+    /// The fault of the first job in order, of those that were done so far.
+    fault: Mutex<Option<(usize, ChainError)>>,
+}
+
+impl Work<'_> {
+    /// Takes jobs in order until none is left or one before has a fault: jobs before a fault are all taken already.
+    fn run(&self, files: &PayloadDir, told: &(dyn Fn(u64) + Sync)) {
+        let mut buffer = Vec::new();
+        loop {
+            let at = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(job) = self.jobs.get(at) else { return };
+            if self
+                .fault
+                .lock()
+                .as_ref()
+                .is_some_and(|(first, _)| *first < at)
+            {
+                return;
+            }
+            match job.verify(files, &mut buffer) {
+                Ok(()) => told(job.len),
+                Err(error) => self.note(at, error),
+            }
+        }
+    }
+
+    fn note(&self, at: usize, error: ChainError) {
+        let mut fault = self.fault.lock();
+        if fault.as_ref().is_none_or(|(first, _)| at < *first) {
+            *fault = Some((at, error));
+        }
+    }
+}
+
+/// Counts files that no block names.
+pub(super) fn count_strays(files: &PayloadDir, index: &ChainIndex) -> Result<Strays, ChainError> {
+    let mut strays = Strays::default();
+    files.each_file(|name, _, _| {
+        let payload = name.parse::<PayloadHash>().ok();
+        if PayloadDir::is_temp_name(name) {
+            strays.temporary += 1;
+        } else if payload.is_none_or(|payload| index.by_payload(&payload).is_none()) {
+            strays.unreferenced += 1;
+        }
+        Ok(())
+    })?;
+    Ok(strays)
+}
