@@ -1,0 +1,11 @@
+//! Text to tokens and back, built from the architecture's own tokenizer fields.
+
+mod bytes;
+mod chat;
+mod stop;
+mod transcript;
+
+pub use bytes::Vocabulary;
+pub use chat::ChatTokenizer;
+pub use stop::{StopMatcher, Stopping};
+pub use transcript::{Heard, Transcript};
