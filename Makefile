@@ -45,13 +45,13 @@ cargo-check:
 setup: ## Debian packages, ONNX Runtime and the model
 	@deploy/setup.sh
 
-build: setup ## build everything
+build: setup ## build the binaries
 	@echo "==> cargo build (some minutes the first time, seconds later)" >&2
 	@$(MAKE) -s --no-print-directory cargo-build
 
 .PHONY: cargo-build
 cargo-build:
-	cargo build $(scope)
+	cargo build --workspace --bins --locked
 
 print-binary: ## everything that `make run` does short of import and serving; prints the binary's path alone
 	@$(MAKE) -s --no-print-directory build >&2
