@@ -138,10 +138,12 @@ impl KvSlot {
         self.len = self.context.min(self.len + tokens);
     }
 
-    /// The key and the value tensor of each layer in order, as raw fp32 for ONNX Runtime.
-    pub(crate) fn tensors(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let bytes = self.map.len() / (2 * self.shape.layers);
-        self.map.chunks_exact_mut(bytes)
+    /// The key and the value tensor of each layer in order, each `[1, heads, context, head_dim]`.
+    pub(crate) fn tensors(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        // SAFETY: every pattern of bits is a number; the map begins at a page, so nothing is cut off.
+        let (_, numbers, _) = unsafe { self.map.align_to_mut::<f32>() };
+        let len = numbers.len() / (2 * self.shape.layers);
+        numbers.chunks_exact_mut(len)
     }
 }
 
@@ -183,6 +185,6 @@ mod tests {
         assert_eq!(slot.len(), 7);
         slot.truncate(3);
         assert_eq!(slot.len(), 3);
-        assert_eq!(slot.tensors().map(|tensor| tensor.len()).collect::<Vec<_>>(), vec![3 * 10 * 4 * 4; 4]);
+        assert_eq!(slot.tensors().map(|tensor| tensor.len()).collect::<Vec<_>>(), vec![3 * 10 * 4; 4]);
     }
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blyan_formats::TensorName;
 use blyan_protocol::LeaseError;
+use ort::session::RunOptions;
+use parking_lot::Mutex;
 
 use crate::kv::KvSlot;
 
@@ -43,19 +45,53 @@ pub struct StepOutput {
     pub loaded: u32,
 }
 
-/// Ends a running step from another thread; checked between operators and inside the expert operator.
+/// Ends a running step from another thread: ONNX Runtime looks at it between operators, the expert operator between
+/// experts. A clone ends the same step. One step at a time may run under it; once set it stays set.
 #[derive(Clone, Default)]
-pub struct Terminate(Arc<AtomicBool>);
+pub struct Terminate(Arc<TerminateState>);
+
+#[derive(Default)]
+struct TerminateState {
+    asked: AtomicBool,
+    run: Mutex<Option<Arc<RunOptions>>>,
+}
 
 impl Terminate {
-    /// Asks the step to end with [`StepError::Terminated`].
+    /// Asks the step to end with [`StepError::Terminated`]; returns at once.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.asked.store(true, Ordering::SeqCst);
+        if let Some(run) = &*self.0.run.lock() {
+            end(run);
+        }
     }
 
     /// Whether someone asked.
+    #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.asked.load(Ordering::SeqCst)
+    }
+
+    /// Lets [`Self::set`] end `run` until the guard is dropped.
+    pub(crate) fn attach(&self, run: &Arc<RunOptions>) -> Attached<'_> {
+        *self.0.run.lock() = Some(Arc::clone(run));
+        if self.is_set() {
+            end(run);
+        }
+        Attached(self)
+    }
+}
+
+fn end(run: &RunOptions) {
+    if let Err(why) = run.terminate() {
+        tracing::warn!("a run cannot be terminated: {why}");
+    }
+}
+
+pub(crate) struct Attached<'a>(&'a Terminate);
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        *self.0.0.run.lock() = None;
     }
 }
 

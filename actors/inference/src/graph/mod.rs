@@ -1,0 +1,18 @@
+//! The ONNX graph of one step over a given number of rows, made from a model's shape.
+//!
+//! Every weight is a graph input, so that sessions own none and maps are read in place. A step's tokens stand one row
+//! after the other in a tensor `[1, T, H]`; only attention looks at rows one by one, each on its own key/value memory,
+//! whose past and present are the same buffer.
+
+mod builder;
+mod llama;
+pub mod onnx;
+mod shape;
+
+pub use builder::BLYAN;
+pub use llama::{StepGraph, step_graph};
+pub use shape::ModelShape;
+
+/// Name of the operator in domain [`BLYAN`] that computes a layer's experts: inputs hidden state `[1, T, H]`, router
+/// scores `[1, T, routed]` and run id `[1]`; output `[1, T, H]`; attribute `layer`.
+pub const EXPERT_FFN: &str = "ExpertFfn";
