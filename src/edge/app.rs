@@ -1,0 +1,73 @@
+//! Which path is served by what.
+
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{Resource, Route, guard};
+use utoipa::OpenApi;
+use utoipa_swagger_ui::SwaggerUi;
+
+use super::state::EdgeState;
+use super::{chat, docs, error, health, openai, page, reads, ws};
+
+/// Adds every route. The layers around them are `security::surround`'s.
+pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
+    let bound = state.config.body_bytes_max;
+    config
+        .app_data(state)
+        .app_data(web::PayloadConfig::new(bound))
+        .app_data(web::JsonConfig::default().limit(bound).error_handler(error::of_json))
+        .app_data(web::QueryConfig::default().error_handler(error::of_query))
+        .app_data(web::PathConfig::default().error_handler(error::of_path))
+        .configure(chat_routes)
+        .configure(read_routes)
+        .configure(page_routes)
+        .default_service(web::to(error::not_found));
+}
+
+fn chat_routes(config: &mut ServiceConfig) {
+    config
+        .service(at("/chat").route(web::post().to(chat::chat)))
+        .service(
+            at("/chat/stream")
+                .route(web::post().to(chat::stream))
+                .route(web::get().to(chat::stream_by_query)),
+        )
+        .service(at("/ws/chat").route(web::get().to(ws::connect)))
+        .service(at("/v1/chat/completions").route(web::post().to(openai::completions)))
+        .service(at("/v1/models").route(read().to(openai::models)))
+        .service(at("/v1/models/{id}").route(read().to(openai::model)));
+}
+
+fn read_routes(config: &mut ServiceConfig) {
+    config
+        .service(at("/experts/top").route(read().to(reads::experts_top)))
+        .service(at("/experts/stats/{name}").route(read().to(reads::expert_stats)))
+        .service(at("/chain/{id}/head").route(read().to(reads::chain_head)))
+        .service(at("/chain/{id}/blocks/{hash}").route(read().to(reads::block)))
+        .service(at("/genesis/hash").route(read().to(reads::genesis_hash)))
+        .service(at("/health").route(read().to(health::health)))
+        .service(at("/ready").route(read().to(health::ready)))
+        .service(at("/monitoring/health").route(read().to(health::monitoring)))
+        .service(at("/supervision/tree").route(read().to(health::tree)))
+        .service(at("/supervision/tree/{path:.+}").route(read().to(health::subtree)))
+        .service(at("/security/integrity_status").route(read().to(health::integrity)))
+        .service(at("/metrics").route(read().to(health::metrics)));
+}
+
+fn page_routes(config: &mut ServiceConfig) {
+    config
+        .service(at("/").route(read().to(page::index)))
+        .service(at("/assets/chat.js").route(read().to(page::script)))
+        .service(at("/assets/chat.css").route(read().to(page::style)))
+        .service(at("/assets/icon.svg").route(read().to(page::icon)))
+        .service(at("/openapi.json").route(read().to(docs::openapi)))
+        .service(web::redirect("/docs", "/docs/"))
+        .service(SwaggerUi::new("/docs/{_:.*}").url("/docs/openapi.json", docs::Document::openapi()));
+}
+
+fn at(path: &str) -> Resource {
+    web::resource(path).default_service(web::to(error::method_not_allowed))
+}
+
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}

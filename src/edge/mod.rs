@@ -1,0 +1,28 @@
+//! The edge: HTTP, Server-Sent Events and WebSocket in front of the node.
+
+mod app;
+mod chat;
+mod docs;
+mod error;
+mod health;
+mod hosts;
+mod keys;
+pub mod metrics;
+mod openai;
+mod page;
+mod port;
+mod pricing;
+mod reads;
+pub mod replies;
+mod security;
+mod server;
+mod sse;
+mod state;
+mod stream;
+mod ws;
+
+pub use keys::{KeyError, Keys};
+pub use port::{Answer, NodePort, ServedModel};
+pub use pricing::MicroBly;
+pub use server::RunningServer;
+pub use state::{EdgeParts, EdgeState};

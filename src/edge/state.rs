@@ -1,0 +1,98 @@
+//! What all handlers share. It outlives restarts of the server.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use blyan_protocol::{ErrorCode, PublicError, RequestId};
+use blyan_supervisors::Probe;
+use metrics_exporter_prometheus::PrometheusHandle;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::hosts::HostRules;
+use super::keys::Keys;
+use super::port::NodePort;
+use crate::config::{ChatDefaults, Config, EdgeConfig, PricingConfig};
+
+/// Shared by all handlers of all generations of the server.
+pub struct EdgeState {
+    /// The node behind the edge.
+    pub node: Arc<dyn NodePort>,
+    /// `[edge]`
+    pub config: EdgeConfig,
+    /// `[chat]`
+    pub chat: ChatDefaults,
+    /// `[pricing]`
+    pub prices: PricingConfig,
+    /// Who may do what.
+    pub keys: Keys,
+    /// Under which names and by which pages.
+    pub hosts: HostRules,
+    /// One permit per answer being made.
+    pub streams: Arc<Semaphore>,
+    /// Cancelled when the node begins to stop.
+    pub shutdown: CancellationToken,
+    /// What `/metrics` renders.
+    pub metrics: PrometheusHandle,
+    /// Faults for tests.
+    pub probe: Arc<dyn Probe>,
+    /// The start of the process.
+    pub started: Instant,
+}
+
+/// What the state is made of besides the configuration.
+pub struct EdgeParts {
+    /// The node behind the edge.
+    pub node: Arc<dyn NodePort>,
+    /// Who may do what.
+    pub keys: Keys,
+    /// The address in use.
+    pub bound: SocketAddr,
+    /// Cancelled when the node begins to stop.
+    pub shutdown: CancellationToken,
+    /// What `/metrics` renders.
+    pub metrics: PrometheusHandle,
+    /// Faults for tests.
+    pub probe: Arc<dyn Probe>,
+}
+
+impl EdgeState {
+    /// The state for a server at `parts.bound`.
+    pub fn new(config: &Config, parts: EdgeParts) -> Self {
+        Self {
+            node: parts.node,
+            hosts: HostRules::new(parts.bound, &config.edge.allowed_hosts),
+            streams: Arc::new(Semaphore::new(config.edge.streams_max)),
+            config: config.edge.clone(),
+            chat: config.chat,
+            prices: config.pricing,
+            keys: parts.keys,
+            shutdown: parts.shutdown,
+            metrics: parts.metrics,
+            probe: parts.probe,
+            started: Instant::now(),
+        }
+    }
+}
+
+/// A name for a request that nobody can guess.
+pub fn new_request_id() -> Result<RequestId, PublicError> {
+    random().map(RequestId::from_random)
+}
+
+/// A seed for a request that brings none.
+pub fn new_seed() -> Result<u64, PublicError> {
+    random().map(u64::from_le_bytes)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], PublicError> {
+    let mut bytes = [0; N];
+    OsRng.try_fill_bytes(&mut bytes).map_err(|error| {
+        let message = format!("The system gives no random numbers: {error}.");
+        PublicError::new(ErrorCode::Internal, message, "Look at the node's log.")
+    })?;
+    Ok(bytes)
+}
