@@ -105,6 +105,12 @@ pub enum SpecError {
         /// The largest that is accepted.
         max: usize,
     },
+    /// Two specs are bound to one handle, or the spec's handle belongs to another tree.
+    #[error("the handle of {path} already belongs to another child")]
+    BoundTwice {
+        /// The child.
+        path: String,
+    },
     /// Threads for children need an actix `System` on the calling thread.
     #[error("no actix System runs on this thread")]
     NoSystem,

@@ -33,6 +33,8 @@ pub(crate) enum Report {
         generation: Generation,
         reason: ExitReason,
     },
+    /// The generation's thread was abandoned because of a neighbour.
+    ThreadLost { node: Ix, generation: Generation },
 }
 
 /// Reports the exit exactly once, also when the wrapper is dropped or never gets to run.

@@ -311,11 +311,11 @@ impl SupervisorSpec {
             if !seen.insert(member.id()) {
                 return Err(SpecError::DuplicateId { path });
             }
-            check_id(member.id())?;
-            check_rules(&path, member.rules(), self.window)?;
             match member {
-                Member::Worker(worker) => check_mailbox(&path, worker.limits().mailbox_len_max)?,
+                Member::Worker(worker) => check_worker(&path, &**worker, self.window)?,
                 Member::Supervisor(supervisor) => {
+                    check_id(&supervisor.id)?;
+                    check_rules(&path, &supervisor.rules, self.window)?;
                     check_window(&path, supervisor.window)?;
                     supervisor.validate_members(&path)?;
                 }
@@ -332,13 +332,6 @@ impl Member {
             Self::Supervisor(supervisor) => &supervisor.id,
         }
     }
-
-    pub(crate) fn rules(&self) -> &Rules {
-        match self {
-            Self::Worker(worker) => worker.rules(),
-            Self::Supervisor(supervisor) => &supervisor.rules,
-        }
-    }
 }
 
 /// The path of `id` below `prefix`, which is empty for children of the root.
@@ -348,6 +341,17 @@ pub(crate) fn join(prefix: &str, id: &str) -> String {
     } else {
         format!("{prefix}/{id}")
     }
+}
+
+/// Checks a worker at `path` below a supervisor with this window.
+pub(crate) fn check_worker(
+    path: &str,
+    worker: &dyn AnyWorker,
+    of_supervisor: Window,
+) -> Result<(), SpecError> {
+    check_id(worker.id())?;
+    check_rules(path, worker.rules(), of_supervisor)?;
+    check_mailbox(path, worker.limits().mailbox_len_max)
 }
 
 fn check_id(id: &str) -> Result<(), SpecError> {
@@ -376,6 +380,9 @@ fn check_rules(path: &str, rules: &Rules, of_supervisor: Window) -> Result<(), S
         of_supervisor
     };
     check_window(path, window)?;
+    if rules.restart == Restart::Temporary {
+        return Ok(());
+    }
     let pauses = rules.backoff.longest_total(window.max_restarts);
     if pauses >= window.within {
         return Err(SpecError::WindowNeverFills {

@@ -125,8 +125,7 @@ impl TreeNode {
 }
 
 /// What happened in the tree, for logs, metrics and tests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TreeEvent {
     /// A worker takes messages; a supervisor has all its children up or given up.
     ChildStarted {

@@ -1,0 +1,196 @@
+//! A world in which starts and stops succeed at once, unless a test says otherwise.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use crate::{
+    Backoff, ChildState, ExitReason, Generation, Restart, Strategy, TreeEvent, TreeExit, TreeNode,
+    Window,
+    core::{Command, Core, Effect, Event, Ix, Settings},
+    spec::Rules,
+};
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) fn settings() -> Settings {
+    Settings {
+        seed: 7,
+        zombies_max: 2,
+        kill_grace: Duration::from_millis(100),
+        started_unix_ms: 1_000_000,
+    }
+}
+
+pub(super) fn rules(restart: Restart) -> Rules {
+    Rules {
+        restart,
+        backoff: Backoff::NONE,
+        ..Rules::default()
+    }
+}
+
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) now: Duration,
+    /// `start a 1`, `stop a 1`, `kill a 1`, `abandon a 1` as they happened.
+    pub(super) log: Vec<String>,
+    pub(super) events: Vec<TreeEvent>,
+    pub(super) exit: Option<TreeExit>,
+    /// Generations that exist.
+    pub(super) alive: BTreeMap<Ix, Generation>,
+    /// Children that do nothing when told to start, stop or be gone.
+    pub(super) deaf: BTreeSet<Ix>,
+    inbox: VecDeque<Event>,
+}
+
+impl World {
+    pub(super) fn new(core: Core) -> Self {
+        Self {
+            core,
+            now: Duration::ZERO,
+            log: Vec::new(),
+            events: Vec::new(),
+            exit: None,
+            alive: BTreeMap::new(),
+            deaf: BTreeSet::new(),
+            inbox: VecDeque::new(),
+        }
+    }
+
+    /// A root with workers of these names.
+    pub(super) fn flat(strategy: Strategy, workers: &[(&str, Rules)]) -> Self {
+        let mut core = Core::new("node", strategy, Window::SUPERVISOR, settings());
+        for (id, rules) in workers {
+            core.add_worker(0, id, rules.clone());
+        }
+        Self::new(core).booted()
+    }
+
+    pub(super) fn booted(mut self) -> Self {
+        self.happens(Event::Boot);
+        self.log.clear();
+        self
+    }
+
+    pub(super) fn happens(&mut self, event: Event) {
+        self.inbox.push_back(event);
+        while let Some(event) = self.inbox.pop_front() {
+            let effects = self.core.decide(event, self.now);
+            self.carry_out(effects);
+        }
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Result<(), &'static str> {
+        let effects = self.core.command(command, self.now)?;
+        self.carry_out(effects);
+        if let Some(event) = self.inbox.pop_front() {
+            self.happens(event);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Start { node, generation } => {
+                    self.note("start", node, generation);
+                    let before = self.alive.insert(node, generation);
+                    assert_eq!(
+                        before,
+                        None,
+                        "two generations of {} at once",
+                        self.core.path(node)
+                    );
+                    self.answer(node, Event::Started { node, generation });
+                }
+                Effect::Stop { node, generation } => {
+                    self.note("stop", node, generation);
+                    self.answer_exit(node, generation, ExitReason::Shutdown);
+                }
+                Effect::Kill { node, generation } => {
+                    self.note("kill", node, generation);
+                    self.answer_exit(node, generation, ExitReason::Killed);
+                }
+                Effect::Abandon { node, generation } => {
+                    self.note("abandon", node, generation);
+                    self.alive.remove(&node);
+                }
+                Effect::Show { .. } => {}
+                Effect::Tell(event) => self.events.push(event),
+                Effect::End(exit) => {
+                    assert_eq!(self.exit.replace(exit), None, "a tree ends once");
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, what: &str, node: Ix, generation: Generation) {
+        self.log
+            .push(format!("{what} {} {generation}", self.core.path(node)));
+    }
+
+    fn answer(&mut self, node: Ix, event: Event) {
+        if !self.deaf.contains(&node) {
+            self.inbox.push_back(event);
+        }
+    }
+
+    fn answer_exit(&mut self, node: Ix, generation: Generation, reason: ExitReason) {
+        if !self.deaf.contains(&node) {
+            self.alive.remove(&node);
+            self.inbox.push_back(Event::Exited {
+                node,
+                generation,
+                reason,
+            });
+        }
+    }
+
+    pub(super) fn ix(&self, path: &str) -> Ix {
+        self.core.find(path).expect("the path is in the tree")
+    }
+
+    /// The current generation of a child exits by itself.
+    pub(super) fn exits(&mut self, path: &str, reason: ExitReason) {
+        let node = self.ix(path);
+        let generation = self.alive.remove(&node).expect("it is alive");
+        self.happens(Event::Exited {
+            node,
+            generation,
+            reason,
+        });
+    }
+
+    pub(super) fn panics(&mut self, path: &str) {
+        self.exits(path, ExitReason::Panicked("boom".to_owned()));
+    }
+
+    /// Lets time pass, with a tick at each deadline on the way.
+    pub(super) fn passes(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.core.next_deadline().filter(|&at| at <= end) {
+            assert!(
+                at > self.now,
+                "a deadline that has been dealt with must not come back"
+            );
+            self.now = at;
+            self.happens(Event::Tick);
+        }
+        self.now = end;
+        self.happens(Event::Tick);
+    }
+
+    pub(super) fn state(&self, path: &str) -> ChildState {
+        self.core.state(self.ix(path))
+    }
+
+    pub(super) fn tree(&self) -> TreeNode {
+        self.core.describe(self.now, &|_| 0)
+    }
+
+    pub(super) fn take_log(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+}
