@@ -107,9 +107,6 @@ impl<S: Store> ChainWriter<S> {
         if batch.is_empty() {
             return Ok(appended);
         }
-        if added.blocks().iter().any(|block| block.chain == ChainId::B) {
-            self.reader.store().payloads().sync_names()?;
-        }
         self.write(&batch)?;
         metrics::appended(added.blocks().len());
         self.reader.index_mut().apply(added);

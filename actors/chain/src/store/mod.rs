@@ -103,6 +103,11 @@ impl Batch {
         &self.puts
     }
 
+    /// Whether it makes a block visible.
+    pub fn publishes(&self) -> bool {
+        self.puts.iter().any(|put| put.family.publishes())
+    }
+
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.puts.is_empty()
@@ -144,7 +149,8 @@ pub trait Store: Send + Sync + 'static {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) -> Result<(), ChainError>;
 
-    /// Writes a batch and returns once it is durable.
+    /// Writes a batch and returns once it is durable. Names of payload files are made durable before a batch that
+    /// publishes a block.
     ///
     /// # Errors
     /// [`ChainError::Fenced`] for a token of an older generation; [`ChainError::Busy`] if an older write does not

@@ -129,11 +129,11 @@ impl PayloadDir {
         Ok(true)
     }
 
-    /// Makes the names of all finished payload files durable. Called before the headers that name them are written.
+    /// Makes the names of all finished payload files durable.
     ///
     /// # Errors
     /// [`ChainError::NotDurable`].
-    pub fn sync_names(&self) -> Result<(), ChainError> {
+    pub(super) fn sync_names(&self) -> Result<(), ChainError> {
         let synced = self.disk.sync_dir(&self.layout.payloads());
         synced.map_err(|error| ChainError::not_durable("the payload folder", &error))
     }

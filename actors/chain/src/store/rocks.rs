@@ -198,19 +198,27 @@ impl RocksStore {
         })
     }
 
+    /// Payload files get their names made durable before the headers that name them are written.
+    fn write_durably(&self, batch: &Batch) -> Result<(), ChainError> {
+        if batch.publishes() {
+            self.payloads.sync_names()?;
+        }
+        let written = self.write_synced(batch);
+        written.map_err(|error| {
+            self.doubt(batch);
+            ChainError::not_durable("a batch of the database", &error)
+        })
+    }
+
     /// A batch whose sync failed may still come back from the log: its blocks are noted, read as absent, and taken
     /// back at the next opening.
-    fn seal(&self, fence: &mut Fence, batch: &Batch, error: &io::Error) -> ChainError {
-        let error = ChainError::not_durable("a batch of the database", error);
-        fence.sealed = Some(error.clone());
+    fn doubt(&self, batch: &Batch) {
         let published = batch.puts().iter().filter(|put| put.family.publishes());
         let keys: BTreeSet<_> = published.map(|put| (put.family, put.key.clone())).collect();
         if let Err(error) = note_doubtful(self.layout(), &keys) {
             tracing::error!(%error, "could not note which records were not synced");
         }
         self.doubtful.write().extend(keys);
-        tracing::error!(%error, "the store takes no further writes");
-        error
     }
 
     fn is_doubtful(&self, family: Family, key: &[u8]) -> bool {
@@ -271,8 +279,10 @@ impl Store for RocksStore {
                 current: fence.current,
             });
         }
-        self.write_synced(batch)
-            .map_err(|error| self.seal(&mut fence, batch, &error))
+        self.write_durably(batch).inspect_err(|error| {
+            tracing::error!(%error, "the store takes no further writes");
+            fence.sealed = Some(error.clone());
+        })
     }
 
     fn begin_generation(&self) -> Result<WriteToken, ChainError> {
