@@ -1,5 +1,7 @@
 //! The chain against real stores on disk, through its public interface.
 
 mod publish;
+mod rules;
 mod store;
 mod support;
+mod verification;
