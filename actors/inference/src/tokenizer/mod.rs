@@ -3,6 +3,8 @@
 mod bytes;
 mod chat;
 mod stop;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transcript;
 
 pub use bytes::Vocabulary;

@@ -79,47 +79,10 @@ fn may_go_on(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use blyan_formats::bodies::{StringTable, Tokenizer, TokenizerKind};
     use proptest::prelude::*;
 
     use super::*;
-
-    /// 256 tokens of one byte each, then the end token.
-    fn bytewise() -> Arc<Vocabulary> {
-        let mut vocab = StringTable::default();
-        for byte in 0..=255_u8 {
-            assert!(vocab.push(&byte_text(byte)));
-        }
-        assert!(vocab.push("<|im_end|>"));
-        let mut token_types = vec![1; 256];
-        token_types.push(3);
-        Arc::new(
-            Vocabulary::new(&Tokenizer {
-                kind: TokenizerKind::Gpt2Smollm,
-                vocab,
-                merges: StringTable::default(),
-                token_types,
-                bos: 256,
-                eos: 256,
-                unknown: 256,
-                padding: 256,
-                add_bos: false,
-                add_space_prefix: false,
-            })
-            .unwrap(),
-        )
-    }
-
-    fn byte_text(byte: u8) -> String {
-        let printable = matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-        let others = (0..byte).filter(|b| !matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff));
-        let code = if printable {
-            u32::from(byte)
-        } else {
-            0x100 + others.count() as u32
-        };
-        char::from_u32(code).unwrap().to_string()
-    }
+    use crate::tokenizer::testing::{END, bytewise};
 
     fn tell(bytes: &[u8], stops: &[&str]) -> (Vec<String>, bool) {
         let stops = stops.iter().map(|stop| (*stop).to_owned()).collect();
@@ -171,7 +134,7 @@ mod tests {
     fn the_end_token_releases_what_was_held() {
         let mut transcript = Transcript::new(bytewise(), vec!["abc".into()]);
         assert_eq!(transcript.push(u32::from(b'a')), Heard::More(String::new()));
-        assert_eq!(transcript.push(256), Heard::End("a".into()));
+        assert_eq!(transcript.push(END), Heard::End("a".into()));
     }
 
     proptest! {
