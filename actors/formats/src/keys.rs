@@ -259,3 +259,132 @@ impl fmt::Debug for NodeKey {
         write!(f, "NodeKey(secret of {})", self.public_key())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash() -> BlockHash {
+        BlockHash::from_bytes([7; 32])
+    }
+
+    #[test]
+    fn signatures_are_deterministic_and_fit_one_key_and_one_hash() {
+        let key = NodeKey::generate();
+        let signature = key.sign(hash());
+        assert_eq!(signature, key.sign(hash()));
+        assert_eq!(key.public_key().verify(hash(), &signature), Ok(()));
+        let other = BlockHash::from_bytes([8; 32]);
+        assert_eq!(
+            key.public_key().verify(other, &signature),
+            Err(SignatureFault::Mismatch)
+        );
+        let stranger = NodeKey::generate().public_key();
+        assert_eq!(
+            stranger.verify(hash(), &signature),
+            Err(SignatureFault::Mismatch)
+        );
+    }
+
+    /// Order of the group minus s, big-endian: the other valid s of the same signature.
+    fn negate_s(signature: &Signature) -> Signature {
+        let order = secp256k1::constants::CURVE_ORDER;
+        let mut bytes = *signature.as_bytes();
+        let mut borrow = 0;
+        for i in (0..32).rev() {
+            let difference = i16::from(order[i]) - i16::from(bytes[32 + i]) - borrow;
+            borrow = i16::from(difference < 0);
+            bytes[32 + i] = difference.rem_euclid(256) as u8;
+        }
+        Signature::from_bytes(bytes)
+    }
+
+    #[test]
+    fn the_high_form_of_s_is_refused() {
+        let key = NodeKey::generate();
+        let high = negate_s(&key.sign(hash()));
+        assert_eq!(
+            key.public_key().verify(hash(), &high),
+            Err(SignatureFault::HighS)
+        );
+        assert_eq!(negate_s(&high), key.sign(hash()));
+        let zero = Signature::from_bytes([0; 64]);
+        assert!(key.public_key().verify(hash(), &zero).is_err());
+        let out_of_range = Signature::from_bytes([0xff; 64]);
+        assert_eq!(
+            key.public_key().verify(hash(), &out_of_range),
+            Err(SignatureFault::OutOfRange)
+        );
+    }
+
+    #[test]
+    fn texts_round_trip() {
+        let key = NodeKey::generate().public_key();
+        assert_eq!(key.to_string().parse::<PublicKey>().unwrap(), key);
+        assert!(key.to_string().to_uppercase().parse::<PublicKey>().is_err());
+        assert!(
+            "02".repeat(33)
+                .parse::<PublicKey>()
+                .is_ok_and(|k| k.to_bytes() == [2; 33])
+        );
+        assert!(
+            "05".repeat(33).parse::<PublicKey>().is_err(),
+            "not a compressed point"
+        );
+        assert!("".parse::<Signature>().is_err());
+    }
+
+    #[test]
+    fn a_key_file_is_private_and_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.key");
+        let key = NodeKey::load_or_create(&path).unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            NodeKey::load_or_create(&path).unwrap().public_key(),
+            key.public_key()
+        );
+        let taken = NodeKey::generate().save(&path).unwrap_err();
+        assert!(
+            matches!(taken, KeyError::Io(error) if error.kind() == io::ErrorKind::AlreadyExists)
+        );
+        assert_eq!(NodeKey::load(&path).unwrap().public_key(), key.public_key());
+
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(
+            NodeKey::load(&path),
+            Err(KeyError::Permissions { mode: 0o640 })
+        ));
+    }
+
+    #[test]
+    fn a_damaged_key_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let zero = format!("{}\n", "0".repeat(64));
+        let no_line_end = "1".repeat(64);
+        let long = format!("{}\n", "1".repeat(1000));
+        for (i, content) in ["", "xyz\n", &zero, &no_line_end, &long]
+            .into_iter()
+            .enumerate()
+        {
+            let path = folder.path().join(i.to_string());
+            std::fs::write(&path, content).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            assert!(
+                matches!(NodeKey::load(&path), Err(KeyError::Malformed)),
+                "{content:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let key = NodeKey::from_secret_bytes([0x5a; 32]).unwrap();
+        let printed = format!("{key:?}");
+        assert!(!printed.contains("5a5a"), "{printed}");
+        assert!(printed.contains(&key.public_key().to_string()));
+    }
+}

@@ -57,14 +57,20 @@ pub fn tree_len(leaves: u64) -> Option<u64> {
 /// A block header's `payload_len` gives it, so a proof can be checked without the file.
 #[must_use]
 pub fn leaf_count_of_file(file_len: u64) -> Option<u64> {
-    let holds = |leaves: u64| {
-        let covered = file_len.checked_sub(tree_len(leaves)?)?;
-        (leaf_count(covered) == leaves).then_some(leaves)
+    let is_longer_than_all_below = |leaves: u64| {
+        let covered = (leaves - 1).checked_mul(LEAF_LEN as u64)?;
+        Some(tree_len(leaves)?.checked_add(covered)? < file_len)
     };
-    let most = leaf_count(file_len);
-    // A level costs at most half of the one below plus one entry: at least 1/1025 less than `most` can be ruled out.
-    let least = most.saturating_sub(most / 512 + 2).max(1);
-    (least..=most).find_map(holds)
+    let (mut low, mut high) = (0, leaf_count(file_len) + 1);
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        match is_longer_than_all_below(middle) {
+            Some(true) => low = middle,
+            _ => high = middle,
+        }
+    }
+    let covered = file_len.checked_sub(tree_len(low)?)?;
+    (low > 0 && leaf_count(covered) == low).then_some(low)
 }
 
 /// The next level up.
@@ -212,5 +218,143 @@ impl Proof {
             index /= 2;
         }
         siblings.next().is_none().then_some(node)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(count: u64) -> Vec<Node> {
+        (0..count).map(|i| leaf_hash(&i.to_le_bytes())).collect()
+    }
+
+    /// The definition: split at the largest power of two below the number of leaves.
+    fn root_by_definition(leaves: &[Node]) -> Node {
+        match leaves {
+            [leaf] => *leaf,
+            _ => {
+                let split = leaves.len().next_power_of_two() / 2;
+                node_hash(
+                    &root_by_definition(&leaves[..split]),
+                    &root_by_definition(&leaves[split..]),
+                )
+            }
+        }
+    }
+
+    #[test]
+    fn levels_give_the_root_of_the_definition() {
+        for count in 1..70 {
+            let tree = build(leaves(count));
+            assert_eq!(
+                tree.len() as u64 * HASH_LEN as u64,
+                tree_len(count).unwrap()
+            );
+            assert_eq!(
+                tree.last(),
+                Some(&root_by_definition(&leaves(count))),
+                "{count} leaves"
+            );
+            assert_eq!(root(leaves(count)), tree.last().copied());
+            assert!(is_consistent(&tree, count));
+        }
+    }
+
+    #[test]
+    fn any_changed_or_missing_entry_is_inconsistent() {
+        for count in 2..20 {
+            let tree = build(leaves(count));
+            for at in 0..tree.len() {
+                let mut changed = tree.clone();
+                changed[at][31] ^= 1;
+                assert!(
+                    !is_consistent(&changed, count),
+                    "{count} leaves, entry {at}"
+                );
+            }
+            assert!(!is_consistent(&tree[1..], count));
+            assert!(!is_consistent(&tree[..tree.len() - 1], count));
+            assert!(!is_consistent(
+                &[tree.clone(), vec![[0; 32]]].concat(),
+                count
+            ));
+        }
+        assert!(is_consistent(&[], 0));
+    }
+
+    #[test]
+    fn proofs_fit_one_leaf_one_place_and_one_count() {
+        for count in 1..20 {
+            let tree = build(leaves(count));
+            let hash = PayloadHash::from_bytes(*tree.last().unwrap());
+            for (index, leaf) in leaves(count).iter().enumerate() {
+                let proof = Proof::of(&tree, count, index as u64).unwrap();
+                assert!(proof.verify(hash, count, leaf));
+                assert!(!proof.verify(hash, count, &leaf_hash(b"other")));
+                for place in (0..count).filter(|place| *place != index as u64) {
+                    let moved = Proof {
+                        leaf_index: place,
+                        ..proof.clone()
+                    };
+                    assert!(
+                        !moved.verify(hash, count, leaf),
+                        "{index} moved to {place} of {count}"
+                    );
+                }
+            }
+            assert_eq!(Proof::of(&tree, count, count), None);
+            assert_eq!(
+                Proof::of(&tree[..tree.len() - 1], count + 1, 0)
+                    .filter(|p| p.verify(hash, count, &tree[0])),
+                None
+            );
+        }
+    }
+
+    #[test]
+    fn leaf_and_node_are_told_apart() {
+        let [left, right] = [leaf_hash(b"l"), leaf_hash(b"r")];
+        assert_ne!(
+            leaf_hash([left, right].as_flattened()),
+            node_hash(&left, &right)
+        );
+        assert_ne!(node_hash(&left, &right), node_hash(&right, &left));
+    }
+
+    #[test]
+    fn the_files_length_gives_the_number_of_leaves() {
+        let step = LEAF_LEN as u64;
+        for covered in (1..400)
+            .map(|i| i * step / 3)
+            .chain([1, step - 1, step, step + 1, 1 << 40])
+        {
+            let count = leaf_count(covered);
+            let file_len = covered + tree_len(count).unwrap();
+            assert_eq!(leaf_count_of_file(file_len), Some(count), "{covered}");
+        }
+        assert_eq!(leaf_count_of_file(0), None);
+        assert_eq!(leaf_count_of_file(32), None);
+        assert_eq!(
+            leaf_count_of_file(step + 33),
+            None,
+            "longer than one leaf and its tree, shorter than two"
+        );
+        assert!(leaf_count_of_file(u64::MAX).is_none_or(|count| count < u64::MAX / step));
+    }
+
+    #[test]
+    fn streaming_gives_the_same_leaves() {
+        let bytes: Vec<u8> = (0..3 * LEAF_LEN + 17).map(|i| (i % 251) as u8).collect();
+        let expected: Vec<Node> = bytes.chunks(LEAF_LEN).map(leaf_hash).collect();
+        for piece in [1000, LEAF_LEN - 1, LEAF_LEN, LEAF_LEN + 1, bytes.len()] {
+            let mut hasher = LeafHasher::default();
+            bytes.chunks(piece).for_each(|piece| hasher.update(piece));
+            assert_eq!(hasher.finish(), expected, "pieces of {piece}");
+        }
+        assert!(LeafHasher::default().finish().is_empty());
+        let mut whole = LeafHasher::default();
+        whole.update(&bytes[..2 * LEAF_LEN]);
+        assert_eq!(whole.finish(), expected[..2]);
     }
 }

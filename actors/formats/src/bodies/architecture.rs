@@ -345,3 +345,128 @@ impl Payload for ArchitectureBody {
         self.tokenizer.validate(self.vocab)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    fn table(texts: impl IntoIterator<Item = String>) -> StringTable {
+        let mut table = StringTable::default();
+        assert!(texts.into_iter().all(|text| table.push(&text)));
+        table
+    }
+
+    pub(in crate::bodies) fn sample() -> ArchitectureBody {
+        ArchitectureBody {
+            family: Family::Llama,
+            name: "test".into(),
+            license: "Apache-2.0".into(),
+            layers: 2,
+            hidden: 64,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            ffn: 96,
+            vocab: 5,
+            context: 128,
+            rms_epsilon: "0.00001".parse().unwrap(),
+            rope: Rope {
+                base: "100000".parse().unwrap(),
+                style: RopeStyle::Interleaved,
+            },
+            experts: ExpertShape {
+                per_layer: 4,
+                always_on: 1,
+                neurons: 24,
+                routing: Routing::TopScoresUnitWeight,
+            },
+            tokenizer: Tokenizer {
+                kind: TokenizerKind::Gpt2Smollm,
+                vocab: table((0..5).map(|i| format!("Ġ{i}"))),
+                merges: table(["a b".into(), "Ġ t".into()]),
+                token_types: vec![3, 1, 1, 1, 1],
+                bos: 1,
+                eos: 2,
+                unknown: 0,
+                padding: 2,
+                add_bos: false,
+                add_space_prefix: false,
+            },
+            chat_template: ChatTemplate::Chatml,
+            system_prompt: None,
+        }
+    }
+
+    #[test]
+    fn an_architecture_round_trips() {
+        for system_prompt in [None, Some("You are a test.".to_owned())] {
+            let body = ArchitectureBody {
+                system_prompt,
+                ..sample()
+            };
+            let payload = body.to_payload().unwrap();
+            assert_eq!(ArchitectureBody::from_payload(&payload).as_ref(), Ok(&body));
+            assert_eq!(body.to_payload().unwrap(), payload);
+        }
+    }
+
+    #[test]
+    fn every_name_has_a_shape_and_no_other_has() {
+        let body = sample();
+        let names: Vec<_> = body.tensor_names().collect();
+        assert_eq!(names.len(), 2 + 2 * (5 + 4));
+        assert!(names.is_sorted_by(|a, b| a < b));
+        assert!(names.iter().all(|name| body.tensor_shape(name).is_some()));
+        let shape = |name: &str| body.tensor_shape(&name.parse().unwrap());
+        assert_eq!(shape("embedding"), Some((5, 64)));
+        assert_eq!(shape("output_norm"), Some((1, 64)));
+        assert_eq!(shape("layer1.attn_qkv"), Some((64 + 32 + 32, 64)));
+        assert_eq!(shape("layer1.attn_output"), Some((64, 64)));
+        assert_eq!(shape("layer0.router"), Some((3, 65)));
+        assert_eq!(shape("layer0.expert3"), Some((72, 64)));
+        assert_eq!(shape("layer0.expert4"), None);
+        assert_eq!(shape("layer2.router"), None);
+    }
+
+    #[test]
+    fn broken_rules_are_named() {
+        type Change = fn(&mut ArchitectureBody);
+        let cases: [(Change, &str); 20] = [
+            (|a| a.name.clear(), "name"),
+            (|a| a.license.clear(), "license"),
+            (
+                |a| a.system_prompt = Some("x".repeat(4097)),
+                "system_prompt",
+            ),
+            (|a| a.layers = 0, "layers"),
+            (|a| a.hidden = 65, "hidden"),
+            (|a| a.ffn = 0, "ffn"),
+            (|a| a.vocab = 0, "vocab"),
+            (|a| a.context = u32::MAX, "context"),
+            (|a| a.head_dim = 0, "head_dim"),
+            (|a| a.heads = u32::MAX, "heads"),
+            (|a| a.kv_heads = 3, "kv_heads"),
+            (|a| a.kv_heads = 0, "kv_heads"),
+            (|a| a.rms_epsilon = "0".parse().unwrap(), "rms_epsilon"),
+            (|a| a.rope.base = "-1".parse().unwrap(), "rope.base"),
+            (|a| a.experts.per_layer = 0, "experts.per_layer"),
+            (|a| a.experts.always_on = 4, "experts.always_on"),
+            (|a| a.experts.neurons = 25, "experts.neurons"),
+            (|a| a.tokenizer.token_types[0] = 7, "tokenizer.token_types"),
+            (
+                |a| a.tokenizer.merges = table(["ab".into()]),
+                "tokenizer.merges",
+            ),
+            (|a| a.tokenizer.eos = 5, "tokenizer"),
+        ];
+        for (change, named) in cases {
+            let mut body = sample();
+            change(&mut body);
+            let found = body.validate();
+            assert!(
+                matches!(found, Err(BodyError::Field { field, .. }) if field == named),
+                "{named}: {found:?}"
+            );
+        }
+    }
+}

@@ -109,7 +109,9 @@ mod tests {
             assert_eq!(Decimal::from_f32(value).unwrap().to_f32(), value);
         }
         assert_eq!(
-            Decimal::from_f32(9.999999747378752e-06).unwrap().as_str(),
+            Decimal::from_f32(f32::from_bits(0x3727_c5ac))
+                .unwrap()
+                .as_str(),
             "0.00001"
         );
         assert!(Decimal::from_f32(f32::NAN).is_err());

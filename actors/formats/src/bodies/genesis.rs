@@ -63,3 +63,47 @@ impl Payload for GenesisBody {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::NodeKey;
+
+    fn key(byte: u8) -> PublicKey {
+        NodeKey::from_secret_bytes([byte; 32]).unwrap().public_key()
+    }
+
+    #[test]
+    fn a_genesis_round_trips_and_knows_its_keys() {
+        let body = GenesisBody::new("test", [key(2), key(1), key(2)]);
+        assert_eq!(
+            GenesisBody::from_payload(&body.to_payload().unwrap()),
+            Ok(body.clone())
+        );
+        assert_eq!(body.authorised_keys.len(), 2);
+        assert!(body.authorises(&key(1)) && body.authorises(&key(2)) && !body.authorises(&key(3)));
+    }
+
+    #[test]
+    fn broken_rules_are_named() {
+        let mut unsorted = GenesisBody::new("test", [key(1), key(2)]);
+        unsorted.authorised_keys.reverse();
+        let cases = [
+            (GenesisBody::new("", [key(1)]), "network_name"),
+            (GenesisBody::new("x".repeat(65), [key(1)]), "network_name"),
+            (GenesisBody::new("tab\t", [key(1)]), "network_name"),
+            (GenesisBody::new("test", []), "authorised_keys"),
+            (
+                GenesisBody::new("test", (1..=65).map(key)),
+                "authorised_keys",
+            ),
+            (unsorted, "authorised_keys"),
+        ];
+        for (body, named) in cases {
+            assert!(
+                matches!(body.to_payload(), Err(BodyError::Field { field, .. }) if field == named),
+                "{body:?}"
+            );
+        }
+    }
+}

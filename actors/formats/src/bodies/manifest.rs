@@ -52,3 +52,58 @@ impl Payload for ManifestBody {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bodies::architecture::tests::sample;
+
+    fn manifest() -> ManifestBody {
+        let hash = |i: usize| BlockHash::from_bytes([i as u8; 32]);
+        let entries = sample()
+            .tensor_names()
+            .enumerate()
+            .map(|(i, name)| (name, hash(i)))
+            .collect();
+        ManifestBody {
+            architecture: hash(200),
+            entries,
+        }
+    }
+
+    #[test]
+    fn a_manifest_round_trips() {
+        let payload = manifest().to_payload().unwrap();
+        assert_eq!(ManifestBody::from_payload(&payload), Ok(manifest()));
+        let empty = ManifestBody {
+            entries: BTreeMap::new(),
+            ..manifest()
+        };
+        assert!(matches!(
+            empty.to_payload(),
+            Err(BodyError::Field {
+                field: "entries",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn it_names_exactly_the_architectures_tensors() {
+        let name: TensorName = "layer1.router".parse().unwrap();
+        let mut body = manifest();
+        assert_eq!(body.validate_against(&sample()), Ok(()));
+        let hash = body.entries.remove(&name).unwrap();
+        assert_eq!(
+            body.validate_against(&sample()),
+            Err(BodyError::Missing(name))
+        );
+        body.entries.insert(name, hash);
+        let extra: TensorName = "layer2.router".parse().unwrap();
+        body.entries.insert(extra, hash);
+        assert_eq!(
+            body.validate_against(&sample()),
+            Err(BodyError::Unexpected(extra))
+        );
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{CanonicalError, DEPTH_MAX};
+use super::{CanonicalError, DEPTH_MAX, TEXT_LEN_MAX};
 
 /// Longest part of a key quoted in an error, in characters.
 const QUOTED_MAX: usize = 64;
@@ -167,7 +167,12 @@ impl Scan<'_> {
 
     fn text(&mut self) -> Result<()> {
         self.expect(b'"', "expected a text")?;
-        while self.next_char()?.is_some() {}
+        let start = self.at;
+        while self.next_char()?.is_some() {
+            if self.at - start > TEXT_LEN_MAX {
+                return Err(CanonicalError::TextTooLong);
+            }
+        }
         Ok(())
     }
 

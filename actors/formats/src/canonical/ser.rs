@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::ser::{self, Impossible};
 
-use super::{CanonicalError, DEPTH_MAX};
+use super::{CanonicalError, DEPTH_MAX, TEXT_LEN_MAX, shape_error};
 
 type Result<T> = std::result::Result<T, CanonicalError>;
 
@@ -24,13 +24,14 @@ pub fn to_canonical<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
 
 impl ser::Error for CanonicalError {
     fn custom<T: std::fmt::Display>(message: T) -> Self {
-        Self::Shape(message.to_string())
+        shape_error(&message)
     }
 }
 
 /// Appends `text` as a JSON string.
-fn write_text(out: &mut Vec<u8>, text: &str) {
+fn write_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
     out.push(b'"');
+    let start = out.len();
     for c in text.chars() {
         match c {
             '"' => out.extend(b"\\\""),
@@ -44,7 +45,11 @@ fn write_text(out: &mut Vec<u8>, text: &str) {
             _ => write_utf16(out, c),
         }
     }
+    if out.len() - start > TEXT_LEN_MAX {
+        return Err(CanonicalError::TextTooLong);
+    }
     out.push(b'"');
+    Ok(())
 }
 
 fn write_utf16(out: &mut Vec<u8>, c: char) {
@@ -90,7 +95,7 @@ impl<'a> Encoder<'a> {
     fn tag(&mut self, variant: &str) -> Result<()> {
         self.depth = deeper(self.depth)?;
         self.out.push(b'{');
-        write_text(self.out, variant);
+        write_text(self.out, variant)?;
         self.out.push(b':');
         Ok(())
     }
@@ -156,8 +161,7 @@ impl<'a> ser::Serializer for Encoder<'a> {
     }
 
     fn serialize_str(self, value: &str) -> Result<()> {
-        write_text(self.out, value);
-        Ok(())
+        write_text(self.out, value)
     }
 
     fn serialize_bytes(self, value: &[u8]) -> Result<()> {
@@ -336,7 +340,7 @@ impl ObjectEncoder<'_> {
             if i > 0 {
                 self.out.push(b',');
             }
-            write_text(self.out, key);
+            write_text(self.out, key)?;
             self.out.push(b':');
             self.out.extend(value);
         }

@@ -199,7 +199,7 @@ fn read_tensors(
     }
     let data = cursor.aligned_rest(alignment);
     let tensors = entries
-        .iter()
+        .into_iter()
         .map(|entry| entry.view(data, alignment))
         .collect::<Result<Vec<_>, _>>()?;
     check_apart(&tensors)?;

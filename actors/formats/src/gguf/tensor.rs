@@ -100,7 +100,7 @@ impl<'a> Entry<'a> {
         })
     }
 
-    pub(super) fn view(&self, data: &'a [u8], alignment: u64) -> Result<GgufTensor<'a>, GgufError> {
+    pub(super) fn view(self, data: &'a [u8], alignment: u64) -> Result<GgufTensor<'a>, GgufError> {
         let bytes = self.range(alignment).and_then(|range| data.get(range));
         let bytes = bytes.ok_or_else(|| GgufError::TensorRange(quote(self.name)))?;
         // A tensor of this shape fits in the file, so its sides fit in memory's own width.
