@@ -87,7 +87,7 @@ impl Sources {
     /// Reads and joins all sources.
     pub fn load(&self) -> Result<Config, ConfigError> {
         let known = dict_of(Toml::string(DEFAULT_TOML))?;
-        let mut figment = Figment::from(Toml::string(DEFAULT_TOML));
+        let mut figment = Figment::from(Layer::of_defaults(&known));
         for layer in self.layers(&known)? {
             layer.check_keys(&known)?;
             figment = figment.merge(layer);
@@ -146,6 +146,13 @@ struct Layer {
 }
 
 impl Layer {
+    fn of_defaults(known: &Dict) -> Self {
+        Self {
+            origin: "the built-in defaults".to_owned(),
+            keys: known.clone(),
+        }
+    }
+
     fn of_file(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
             path: path.to_owned(),
@@ -185,7 +192,7 @@ impl Provider for Layer {
     }
 
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        Ok(Profile::Default.collect(self.keys.clone()))
+        Ok(Profile::Default.collect(set_keys(self.keys.clone())))
     }
 }
 
@@ -194,12 +201,23 @@ fn dict_of(provider: impl Provider) -> Result<Dict, ConfigError> {
     Ok(profiles.remove(&Profile::Default).unwrap_or_default())
 }
 
-/// A variable's text as a value of the default's kind: a text stays a text even if it looks like a number.
+/// Without the keys whose value is an empty string: that source does not set them.
+fn set_keys(mut sections: Dict) -> Dict {
+    for section in sections.values_mut() {
+        if let Value::Dict(_, keys) = section {
+            keys.retain(|_, value| value.as_str() != Some(""));
+        }
+    }
+    sections
+}
+
+/// A variable's text as a value of the default's kind: a text stays a text even if it looks like a number. Where the
+/// default is not set there is no kind to keep.
 fn typed_like(known: &Dict, key: &str, text: &str) -> Value {
     let parsed = || text.parse().unwrap_or_else(|_| Value::from(text));
     let default = Value::Dict(Tag::Default, known.clone()).find(key);
     match default {
-        Some(Value::String(..)) => Value::from(text),
+        Some(Value::String(_, default)) if !default.is_empty() => Value::from(text),
         _ => parsed(),
     }
 }
@@ -295,6 +313,15 @@ mod tests {
         let config = with_env(&[]).unwrap();
         assert_eq!(config.node.listen.to_string(), "127.0.0.1:8000");
         assert_eq!(config.pricing.output_per_1k, 20_000);
+        assert_eq!(config.chain.genesis, None);
+    }
+
+    #[test]
+    fn the_file_says_the_defaults_of_the_actors() {
+        let config = with_env(&[]).unwrap();
+        assert_eq!(config.chain, blyan_chain::ChainConfig::default());
+        assert_eq!(config.expert_cache, blyan_expert_cache::ExpertCacheConfig::default());
+        assert_eq!(config.inference, blyan_inference::config::InferenceConfig::default());
     }
 
     #[test]
@@ -354,12 +381,16 @@ mod tests {
     #[test]
     fn a_variable_takes_the_kind_of_its_default() {
         let config = with_env(&[
-            ("BLYAN__NODE__DATA_DIR", "42"),
+            ("BLYAN__CHAIN__NETWORK_NAME", "42"),
+            ("BLYAN__INFERENCE__TOP_K_EXPERTS_DEFAULT", "12"),
+            ("BLYAN__NODE__DATA_DIR", "/somewhere"),
             ("BLYAN__EDGE__WORKERS", "3"),
             ("BLYAN__EDGE__ALLOWED_HOSTS", "[\"a.example\", \"b.example:8000\"]"),
         ])
         .unwrap();
-        assert_eq!(config.node.data_dir(), Path::new("42"));
+        assert_eq!(config.chain.network_name, "42");
+        assert_eq!(config.inference.top_k_experts_default, Some(12));
+        assert_eq!(config.node.data_dir(), Path::new("/somewhere"));
         assert_eq!(config.edge.workers, 3);
         assert_eq!(config.edge.allowed_hosts, ["a.example", "b.example:8000"]);
     }
@@ -368,6 +399,13 @@ mod tests {
     fn a_value_of_the_wrong_kind_names_its_key() {
         let error = with_file("[edge]\nworkers = \"many\"\n").unwrap_err().to_string();
         assert!(error.contains("workers") && error.contains("node.toml"), "{error}");
+    }
+
+    #[test]
+    fn an_empty_text_leaves_a_key_as_it_was() {
+        let config = with_env(&[("BLYAN_LOG", ""), ("BLYAN_DATA_DIR", "/a"), ("BLYAN__CHAIN__GENESIS", "")]).unwrap();
+        assert_eq!(config.node.log, "info");
+        assert_eq!(config.chain.genesis, None);
     }
 
     #[test]

@@ -4,7 +4,10 @@ mod layers;
 mod sections;
 
 pub use layers::{ConfigError, Overrides, Sources};
-pub use sections::{ChatDefaults, Config, EdgeConfig, NodeConfig, PricingConfig};
+pub use sections::{
+    ChatConfig, Config, EdgeConfig, ModelConfig, NodeConfig, PricingConfig, RuntimeConfig,
+    SupervisionConfig,
+};
 
 /// The defaults, with every key and its meaning.
 pub const DEFAULT_TOML: &str = include_str!("../../config/default.toml");

@@ -2,6 +2,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blyan_chain::ChainConfig;
+use blyan_expert_cache::ExpertCacheConfig;
+use blyan_inference::config::InferenceConfig;
+use blyan_supervisors::{Backoff, Window};
 use serde::Deserialize;
 
 /// The whole configuration. Meaning, unit and default of each key stand in `config/default.toml`.
@@ -13,34 +17,47 @@ pub struct Config {
     /// The HTTP server.
     pub edge: EdgeConfig,
     /// What a chat request gets that does not say otherwise.
-    pub chat: ChatDefaults,
+    pub chat: ChatConfig,
     /// The price table.
     pub pricing: PricingConfig,
+    /// Where an import reads.
+    pub model: ModelConfig,
+    /// ONNX Runtime and its memory.
+    pub runtime: RuntimeConfig,
+    /// Replicas, queue, bounds of a request.
+    pub inference: InferenceConfig,
+    /// Mapped experts.
+    pub expert_cache: ExpertCacheConfig,
+    /// The network.
+    pub chain: ChainConfig,
+    /// Restart windows, pauses, stuck limits.
+    pub supervision: SupervisionConfig,
 }
 
 /// `[node]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeConfig {
-    data_dir: String,
+    data_dir: Option<PathBuf>,
     /// Where the edge listens.
     pub listen: SocketAddr,
     /// Log filter.
     pub log: String,
     /// JSON log lines.
     pub log_json: bool,
-    /// From SIGTERM to the end, in ms.
-    pub shutdown_ms: u64,
+    shutdown_ms: u64,
 }
 
 impl NodeConfig {
     /// The data directory, by default in the home directory.
     pub fn data_dir(&self) -> PathBuf {
-        if !self.data_dir.is_empty() {
-            return PathBuf::from(&self.data_dir);
-        }
-        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
-        home.join(".local/share/blyan")
+        let in_home = || home().join(".local/share/blyan");
+        self.data_dir.clone().unwrap_or_else(in_home)
+    }
+
+    /// From SIGTERM to the end of the process.
+    pub fn shutdown(&self) -> Duration {
+        Duration::from_millis(self.shutdown_ms)
     }
 }
 
@@ -65,7 +82,8 @@ pub struct EdgeConfig {
     header_timeout_ms: u64,
     /// SHA-256 of each key that may chat, in hex.
     pub api_keys: Vec<String>,
-    api_keys_file: String,
+    /// A file of further ones.
+    pub api_keys_file: Option<PathBuf>,
     /// Further names under which the node is reached.
     pub allowed_hosts: Vec<String>,
     /// Send Strict-Transport-Security.
@@ -98,14 +116,9 @@ impl EdgeConfig {
         Duration::from_millis(self.header_timeout_ms)
     }
 
-    /// The file of key hashes, if one is configured.
-    pub fn api_keys_file(&self) -> Option<PathBuf> {
-        (!self.api_keys_file.is_empty()).then(|| PathBuf::from(&self.api_keys_file))
-    }
-
     /// Whether any key is configured.
     pub fn has_api_keys(&self) -> bool {
-        !self.api_keys.is_empty() || self.api_keys_file().is_some()
+        !self.api_keys.is_empty() || self.api_keys_file.is_some()
     }
 
     fn fault(&self) -> Option<&'static str> {
@@ -133,20 +146,15 @@ impl EdgeConfig {
 /// `[chat]`
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ChatDefaults {
-    /// Generated tokens, at most.
-    pub max_tokens: u32,
+pub struct ChatConfig {
     /// 0 is greedy.
     pub temperature: f32,
     /// Nucleus.
     pub top_p: f32,
 }
 
-impl ChatDefaults {
+impl ChatConfig {
     fn fault(&self) -> Option<&'static str> {
-        if self.max_tokens == 0 {
-            return Some("chat.max_tokens must be at least 1");
-        }
         if !(0.0..=2.0).contains(&self.temperature) {
             return Some("chat.temperature must be from 0 to 2");
         }
@@ -165,17 +173,122 @@ pub struct PricingConfig {
     pub output_per_1k: u64,
 }
 
+/// `[model]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    gguf: Option<PathBuf>,
+    /// Another recipe than the built-in one.
+    pub recipe: Option<PathBuf>,
+    /// Threads of an import.
+    pub import_threads: usize,
+}
+
+impl ModelConfig {
+    /// The file that an import reads.
+    pub fn gguf(&self) -> PathBuf {
+        let cached = || cache_dir().join("model/SmolLM2-135M-Instruct.Q4_1.gguf");
+        self.gguf.clone().unwrap_or_else(cached)
+    }
+}
+
+/// `[runtime]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeConfig {
+    onnxruntime: Option<PathBuf>,
+    /// Key/value memory of all sequences, in bytes.
+    pub kv_bytes_max: u64,
+    /// The CUDA device.
+    pub cuda_device: i32,
+    /// Its memory that ONNX Runtime may take, in bytes.
+    pub cuda_memory_bytes_max: usize,
+}
+
+impl RuntimeConfig {
+    /// The ONNX Runtime library.
+    pub fn onnxruntime(&self) -> PathBuf {
+        let cached = || cache_dir().join("onnxruntime/libonnxruntime.so.1.32.0");
+        let asked = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+        asked.or_else(|| self.onnxruntime.clone()).unwrap_or_else(cached)
+    }
+}
+
+/// `[supervision]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisionConfig {
+    child_restarts_max: u32,
+    child_window_ms: u64,
+    supervisor_restarts_max: u32,
+    supervisor_window_ms: u64,
+    backoff_initial_ms: u64,
+    backoff_max_ms: u64,
+    backoff_jitter_percent: u8,
+    replica_stuck_ms: u64,
+    /// Threads that may be stuck for good.
+    pub zombies_max: usize,
+}
+
+impl SupervisionConfig {
+    /// A part's own window.
+    pub fn child_window(&self) -> Window {
+        Window::new(self.child_restarts_max, Duration::from_millis(self.child_window_ms))
+    }
+
+    /// A supervisor's window over all its children.
+    pub fn supervisor_window(&self) -> Window {
+        Window::new(self.supervisor_restarts_max, Duration::from_millis(self.supervisor_window_ms))
+    }
+
+    /// Pauses before restarts.
+    pub fn backoff(&self) -> Backoff {
+        Backoff {
+            initial: Duration::from_millis(self.backoff_initial_ms),
+            max: Duration::from_millis(self.backoff_max_ms),
+            jitter_percent: self.backoff_jitter_percent,
+        }
+    }
+
+    /// The longest single run of a replica.
+    pub fn replica_stuck(&self) -> Duration {
+        Duration::from_millis(self.replica_stuck_ms)
+    }
+}
+
+/// Where `make` puts what it fetched.
+fn cache_dir() -> PathBuf {
+    let in_home = || home().join(".cache/blyan");
+    std::env::var_os("BLYAN_CACHE_DIR").map_or_else(in_home, PathBuf::from)
+}
+
+fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
 impl Config {
-    /// The first rule that spans keys and is broken, as a sentence.
+    /// The first rule that is broken, as a sentence.
     pub(super) fn fault(&self) -> Option<String> {
         if self.node.shutdown_ms < 2000 {
             return Some("node.shutdown_ms must be at least 2000".into());
+        }
+        if self.model.import_threads == 0 {
+            return Some("model.import_threads must be at least 1".into());
         }
         self.edge
             .fault()
             .or_else(|| self.chat.fault())
             .map(str::to_owned)
+            .or_else(|| self.chain.validate().err())
+            .or_else(|| self.inference.validate().err().map(|error| error.to_string()))
+            .or_else(|| self.expert_cache.validate().err().map(|error| error.to_string()))
             .or_else(|| self.exposure_fault())
+    }
+
+    /// A step's limit, below the limit at which its replica counts as stuck.
+    pub fn step_timeout(&self) -> Duration {
+        let below_stuck = self.supervision.replica_stuck() * 4 / 5;
+        self.inference.step_timeout().min(below_stuck)
     }
 
     fn exposure_fault(&self) -> Option<String> {

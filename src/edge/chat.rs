@@ -16,7 +16,28 @@ use super::replies::{Experts, Timing, Usage};
 use super::sse;
 use super::state::{EdgeState, new_request_id, new_seed};
 use super::stream::Session;
-use crate::config::ChatDefaults;
+use crate::config::Config;
+
+/// What a request gets that does not say otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct ChatDefaults {
+    /// Generated tokens, at most.
+    pub max_tokens: u32,
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// Nucleus.
+    pub top_p: f32,
+}
+
+impl From<&Config> for ChatDefaults {
+    fn from(config: &Config) -> Self {
+        Self {
+            max_tokens: config.inference.max_tokens_default,
+            temperature: config.chat.temperature,
+            top_p: config.chat.top_p,
+        }
+    }
+}
 
 /// One text or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]

@@ -54,8 +54,8 @@ impl Keys {
     pub fn load(config: &EdgeConfig, data_dir: &Path) -> Result<Self, KeyError> {
         let admin = admin_key(&data_dir.join(ADMIN_KEY_FILE))?;
         let mut api = parse_hashes("edge.api_keys", config.api_keys.iter().map(String::as_str))?;
-        if let Some(path) = config.api_keys_file() {
-            api.extend(hashes_of_file(&path)?);
+        if let Some(path) = &config.api_keys_file {
+            api.extend(hashes_of_file(path)?);
         }
         Ok(Self {
             admin: sha256(admin.as_bytes()),

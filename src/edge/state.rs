@@ -12,10 +12,11 @@ use rand::rngs::OsRng;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::chat::ChatDefaults;
 use super::hosts::HostRules;
 use super::keys::Keys;
 use super::port::NodePort;
-use crate::config::{ChatDefaults, Config, EdgeConfig, PricingConfig};
+use crate::config::{Config, EdgeConfig, PricingConfig};
 
 /// Shared by all handlers of all generations of the server.
 pub struct EdgeState {
@@ -23,7 +24,7 @@ pub struct EdgeState {
     pub node: Arc<dyn NodePort>,
     /// `[edge]`
     pub config: EdgeConfig,
-    /// `[chat]`
+    /// What a request gets that does not say otherwise.
     pub chat: ChatDefaults,
     /// `[pricing]`
     pub prices: PricingConfig,
@@ -67,7 +68,7 @@ impl EdgeState {
             hosts: HostRules::new(parts.bound, &config.edge.allowed_hosts),
             streams: Arc::new(Semaphore::new(config.edge.streams_max)),
             config: config.edge.clone(),
-            chat: config.chat,
+            chat: ChatDefaults::from(config),
             prices: config.pricing,
             keys: parts.keys,
             shutdown: parts.shutdown,

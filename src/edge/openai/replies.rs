@@ -101,6 +101,10 @@ pub struct ModelCard {
     model_id: String,
     /// Prompt and answer together, in tokens.
     context_length: u32,
+    /// Experts of a layer.
+    experts_per_layer: u32,
+    /// Those that take part in every token.
+    experts_always_on: u32,
 }
 
 impl ModelList {
@@ -123,6 +127,8 @@ impl ModelCard {
             owned_by: "blyan",
             model_id: model.id.to_string(),
             context_length: model.context,
+            experts_per_layer: model.experts_per_layer,
+            experts_always_on: model.always_on,
         }
     }
 }

@@ -5,8 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::config::ChatDefaults;
-use crate::edge::chat::{ChatBody, StopTexts};
+use crate::edge::chat::{ChatBody, ChatDefaults, StopTexts};
 use crate::edge::error::invalid;
 
 /// What OpenAI's clients send. Fields that this node does not know are ignored, as clients send many by default;
