@@ -75,12 +75,8 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut siginfo_t, _context: *mut c_vo
     let (code, errno) = unsafe { ((*info).si_code, *libc::__errno_location()) };
     // A positive code comes from the kernel and has an address; anything else was sent by a process.
     let fault = code > 0;
-    // SAFETY: `info` is valid; for a SIGBUS of the kernel the address field is set.
-    let address = if fault {
-        unsafe { (*info).si_addr() as usize }
-    } else {
-        0
-    };
+    // SAFETY: `info` is valid; the bytes of the address field can be read whatever sent the signal.
+    let address = unsafe { (*info).si_addr() } as usize;
     let repaired =
         fault && ranges::mark_damaged(address) && map_zeros(address, installed.page_size);
     if !repaired {
@@ -108,13 +104,21 @@ fn map_zeros(address: usize, page_size: usize) -> bool {
     mapped != libc::MAP_FAILED
 }
 
-/// Restores the action that was there before. A fault then happens again under that action as soon as
-/// this handler returns; a signal that was sent is sent once more.
+/// Ends this handler's reign. A fault happens again under the action that was there before as soon as the handler
+/// returns. A signal that was sent is sent once more under the default action: the standard library's own handler
+/// would swallow it, for it expects a fault that comes again.
 fn give_back(signal: c_int, installed: &Installed, fault: bool) {
-    // SAFETY: `previous` was read from the system; both calls are async-signal-safe.
+    // SAFETY: both actions are valid, one was read from the system and an all-zero one is SIG_DFL; sigaction and raise
+    // are async-signal-safe.
     unsafe {
-        libc::sigaction(signal, &installed.previous, ptr::null_mut());
-        if !fault {
+        if fault {
+            libc::sigaction(signal, &installed.previous, ptr::null_mut());
+        } else {
+            libc::sigaction(
+                signal,
+                &MaybeUninit::zeroed().assume_init(),
+                ptr::null_mut(),
+            );
             libc::raise(signal);
         }
     }

@@ -44,6 +44,7 @@ pub(super) fn write(verified: &VerifiedPayload) -> Result<[u8; 32], CacheError> 
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(CacheError::io("creating", folder))?;
     }
+    remove_leftovers(path);
     let temporary = Temporary::beside(path);
     let mut file =
         File::create_new(&temporary.0).map_err(CacheError::io("creating", &temporary.0))?;
@@ -89,7 +90,23 @@ fn dequantise<'a>(
     Ok(bytes_of(values))
 }
 
-/// A file that is removed again unless it was renamed.
+/// Removes what a killed process left behind of this derivation: it is missing then, so it is made again and this is
+/// called. A file that stays is only wasted space.
+fn remove_leftovers(path: &Path) {
+    let Some(folder) = path.parent() else { return };
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    for file in files.map(|file| file.path()) {
+        if Temporary::writer(&file, path).is_some_and(|writer| !is_alive(writer)) {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+fn is_alive(process: u32) -> bool {
+    Path::new("/proc").join(process.to_string()).exists()
+}
+
+/// A file that is removed again unless it was renamed: the target's name, then `.tmp-<process>-<number>`.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -100,6 +117,16 @@ impl Temporary {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".tmp-{}-{next}", std::process::id()));
         Self(path.with_file_name(name))
+    }
+
+    /// The process that writes `file`, if that is a temporary of `path`.
+    fn writer(file: &Path, path: &Path) -> Option<u32> {
+        let (name, target) = (file.file_name()?.to_str()?, path.file_name()?.to_str()?);
+        let (process, _) = name
+            .strip_prefix(target)?
+            .strip_prefix(".tmp-")?
+            .split_once('-')?;
+        process.parse().ok()
     }
 }
 

@@ -5,7 +5,7 @@ mod payload;
 mod shared;
 mod weights;
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use blyan_formats::PayloadHash;
@@ -22,6 +22,7 @@ pub(crate) use weights::Weights;
 pub(crate) struct Loader {
     source: Arc<dyn PayloadSource>,
     source_timeout: Duration,
+    forgetting: Once,
 }
 
 impl Loader {
@@ -29,6 +30,7 @@ impl Loader {
         Self {
             source,
             source_timeout,
+            forgetting: Once::new(),
         }
     }
 
@@ -85,8 +87,11 @@ impl Loader {
             Ok(outcome) => outcome.map_err(CacheError::from),
             Err(_) => Err(self.no_answer()),
         };
+        // Said once: a store that is opened read-only refuses every one.
         if let Err(error) = outcome {
-            tracing::warn!(name = %verified.location().name, %error, "fp32 derivation is not remembered");
+            self.forgetting.call_once(|| {
+                tracing::warn!(name = %verified.location().name, %error, "fp32 derivations are not remembered");
+            });
         }
     }
 
