@@ -298,6 +298,7 @@ impl Driver {
         for effect in effects {
             match effect {
                 Effect::Start { node, generation } => self.start(node, generation),
+                Effect::Shut { node, generation } => self.part_from(node, generation, |_| {}),
                 Effect::Stop { node, generation } => {
                     self.part_from(node, generation, Control::stop)
                 }

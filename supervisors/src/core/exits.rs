@@ -134,7 +134,7 @@ impl Core {
         current.halt = false;
         self.note_exit(node, &reason, now);
         if node == ROOT {
-            self.finish();
+            self.ended = true;
         } else if let Some(why) = self.nodes[node].hold.take() {
             self.quarantine(node, why);
         } else if matches!(reason, ExitReason::Corrupt(_)) {

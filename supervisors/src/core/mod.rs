@@ -64,6 +64,11 @@ pub(crate) enum Effect {
         node: Ix,
         generation: Generation,
     },
+    /// Let no further message through.
+    Shut {
+        node: Ix,
+        generation: Generation,
+    },
     /// Ask the actor to stop.
     Stop {
         node: Ix,
@@ -178,6 +183,8 @@ impl Core {
             self.seen = now;
             self.take_note(event, now);
             self.settle(now);
+            self.show();
+            self.tell_end();
         }
         std::mem::take(&mut self.effects)
     }
@@ -276,15 +283,17 @@ impl Core {
         let root = &mut self.nodes[ROOT];
         if root.phase.is_up() {
             root.phase = Phase::stopping(None);
-        } else if !self.ended {
-            self.finish();
+        } else {
+            self.ended = true;
         }
     }
 
-    fn finish(&mut self) {
-        self.ended = true;
-        let exit = self.ending.clone().unwrap_or(TreeExit::Stopped);
-        self.effects.push(Effect::End(exit));
+    /// The end is the last thing to be told.
+    fn tell_end(&mut self) {
+        if self.ended {
+            let exit = self.ending.clone().unwrap_or(TreeExit::Stopped);
+            self.effects.push(Effect::End(exit));
+        }
     }
 
     fn on_stop_overrun(&mut self) {
@@ -300,7 +309,7 @@ impl Core {
             .map(|&ix| self.nodes[ix].path.to_string())
             .collect();
         self.ending = Some(TreeExit::StopOverrun { left });
-        self.finish();
+        self.ended = true;
     }
 
     fn order_quarantine(&mut self, node: Ix, why: String) -> Result<(), &'static str> {
@@ -309,10 +318,20 @@ impl Core {
         }
         if self.nodes[node].phase.is_up() {
             self.nodes[node].hold = Some(why);
+            self.shut(node);
         } else {
             self.quarantine(node, why);
         }
         Ok(())
+    }
+
+    /// Refuses new messages to a node, or to all workers below it, before it is its turn to stop.
+    fn shut(&mut self, node: Ix) {
+        let generation = self.nodes[node].generation;
+        self.effects.push(Effect::Shut { node, generation });
+        for child in self.nodes[node].children.clone() {
+            self.shut(child);
+        }
     }
 
     fn order_recover(&mut self, node: Ix) {

@@ -17,7 +17,6 @@ impl Core {
                 .rev()
                 .fold(false, |moved, ix| moved | self.reconcile(ix, now))
         {}
-        self.show();
     }
 
     fn reconcile(&mut self, supervisor: Ix, now: Duration) -> bool {

@@ -42,7 +42,10 @@ pub(super) struct World {
     pub(super) alive: BTreeMap<Ix, Generation>,
     /// Children that do nothing when told to start, stop or be gone.
     pub(super) deaf: BTreeSet<Ix>,
+    /// With true, actors answer only when a test says so, see [`World::delivers`].
+    pub(super) slow: bool,
     inbox: VecDeque<Event>,
+    later: VecDeque<Event>,
 }
 
 impl World {
@@ -55,7 +58,9 @@ impl World {
             exit: None,
             alive: BTreeMap::new(),
             deaf: BTreeSet::new(),
+            slow: false,
             inbox: VecDeque::new(),
+            later: VecDeque::new(),
         }
     }
 
@@ -117,7 +122,7 @@ impl World {
                     self.note("abandon", node, generation);
                     self.alive.remove(&node);
                 }
-                Effect::Show { .. } => {}
+                Effect::Show { .. } | Effect::Shut { .. } => {}
                 Effect::Tell(event) => self.events.push(event),
                 Effect::End(exit) => {
                     assert_eq!(self.exit.replace(exit), None, "a tree ends once");
@@ -132,20 +137,48 @@ impl World {
     }
 
     fn answer(&mut self, node: Ix, event: Event) {
-        if !self.deaf.contains(&node) {
-            self.inbox.push_back(event);
+        if self.deaf.contains(&node) {
+            return;
+        }
+        match self.slow {
+            true => self.later.push_back(event),
+            false => self.inbox.push_back(event),
         }
     }
 
     fn answer_exit(&mut self, node: Ix, generation: Generation, reason: ExitReason) {
-        if !self.deaf.contains(&node) {
+        if !self.deaf.contains(&node) && !self.slow {
             self.alive.remove(&node);
-            self.inbox.push_back(Event::Exited {
-                node,
-                generation,
-                reason,
-            });
         }
+        let exited = Event::Exited {
+            node,
+            generation,
+            reason,
+        };
+        self.answer(node, exited);
+    }
+
+    /// The actor that owes the answer picked by the number gives it; false when none is owed.
+    pub(super) fn delivers(&mut self, pick: usize) -> bool {
+        if self.later.is_empty() {
+            return false;
+        }
+        let event = self.later.remove(pick % self.later.len());
+        match event {
+            Some(Event::Started { node, generation })
+                if self.alive.get(&node) != Some(&generation) => {}
+            Some(Event::Exited {
+                node, generation, ..
+            }) if self.alive.get(&node) != Some(&generation) => {}
+            Some(event) => {
+                if let Event::Exited { node, .. } = event {
+                    self.alive.remove(&node);
+                }
+                self.happens(event);
+            }
+            None => {}
+        }
+        true
     }
 
     pub(super) fn ix(&self, path: &str) -> Ix {
@@ -188,6 +221,14 @@ impl World {
 
     pub(super) fn tree(&self) -> TreeNode {
         self.core.describe(self.now, &|_| 0)
+    }
+
+    /// Nodes in the tree, the root included.
+    pub(super) fn tree_size(&self) -> usize {
+        fn size(node: &TreeNode) -> usize {
+            1 + node.children.iter().map(size).sum::<usize>()
+        }
+        size(&self.tree())
     }
 
     pub(super) fn take_log(&mut self) -> Vec<String> {
