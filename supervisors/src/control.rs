@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,6 +29,7 @@ pub(crate) struct Control {
     order: Mutex<Option<Order>>,
     waker: AtomicWaker,
     born: Instant,
+    tasks: AtomicUsize,
     /// Nanoseconds from `born` to the start of the current poll; 0 between polls.
     poll_began: AtomicU64,
 }
@@ -40,6 +41,7 @@ impl Control {
             order: Mutex::new(None),
             waker: AtomicWaker::new(),
             born: Instant::now(),
+            tasks: AtomicUsize::new(0),
             poll_began: AtomicU64::new(0),
         })
     }
@@ -84,6 +86,16 @@ impl Control {
         self.waker.register(waker);
     }
 
+    /// Counts a task tied to the generation until the guard is dropped.
+    pub(crate) fn enter_task(self: &Arc<Self>) -> TaskGuard {
+        self.tasks.fetch_add(1, Ordering::AcqRel);
+        TaskGuard(Arc::clone(self))
+    }
+
+    pub(crate) fn has_tasks(&self) -> bool {
+        self.tasks.load(Ordering::Acquire) > 0
+    }
+
     /// Marks a poll as running until the guard is dropped.
     pub(crate) fn begin_poll(&self) -> Polling<'_> {
         let now = u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -119,6 +131,16 @@ pub(crate) struct Polling<'a> {
 impl Drop for Polling<'_> {
     fn drop(&mut self) {
         self.control.poll_began.store(self.outer, Ordering::Release);
+    }
+}
+
+/// Ends the count of [`Control::enter_task`] and lets the wrapper see whether it was the last.
+pub(crate) struct TaskGuard(Arc<Control>);
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::AcqRel);
+        self.0.waker.wake();
     }
 }
 

@@ -10,13 +10,14 @@ use tokio::{
 };
 
 use crate::{
-    ChildState, Generation, Placement, SpecError, TreeError, TreeEvent, TreeExit, TreeOptions,
+    ChildState, Generation, Placement, TreeError, TreeEvent, TreeExit, TreeOptions,
     control::Control,
     core::{Command, Core, Effect, Event, Ix},
     gate::{GateControl, Status},
-    metrics,
+    log, metrics,
+    planter::Planter,
     runner::{ExitGuard, Launch, Report},
-    spec::{AnyWorker, Member},
+    spec::AnyWorker,
 };
 
 /// Mailboxes are measured once in so many stuck ticks.
@@ -79,52 +80,6 @@ impl Worker {
         let current = self.current.as_ref()?;
         let age = current.control.poll_age()?;
         (age > limit).then_some((node, current.generation, age))
-    }
-}
-
-/// Puts the members of a spec into the core and hands out their gates.
-pub(crate) struct Planter<'a> {
-    pub(crate) core: &'a mut Core,
-    pub(crate) gates: &'a mut HashMap<Ix, Arc<dyn GateControl>>,
-    pub(crate) workers: &'a mut HashMap<Ix, Arc<dyn AnyWorker>>,
-}
-
-impl Planter<'_> {
-    pub(crate) fn plant_all(&mut self, ix: Ix, members: Vec<Member>) -> Result<(), SpecError> {
-        members
-            .into_iter()
-            .try_for_each(|member| self.plant(ix, member))
-    }
-
-    fn plant(&mut self, parent: Ix, member: Member) -> Result<(), SpecError> {
-        match member {
-            Member::Worker(spec) => self.plant_worker(parent, spec),
-            Member::Supervisor(spec) => {
-                let ix = self.core.add_supervisor(
-                    parent,
-                    &spec.id,
-                    spec.rules,
-                    spec.strategy,
-                    spec.window,
-                );
-                self.plant_all(ix, spec.members)
-            }
-        }
-    }
-
-    fn plant_worker(&mut self, parent: Ix, spec: Arc<dyn AnyWorker>) -> Result<(), SpecError> {
-        let path = self.core.path_below(parent, spec.id());
-        let gate = spec.gate();
-        if !gate.place(&path, spec.limits().mailbox_len_max) {
-            let path = path.to_string();
-            return Err(SpecError::BoundTwice { path });
-        }
-        let ix = self
-            .core
-            .add_worker(parent, spec.id(), spec.rules().clone());
-        self.gates.insert(ix, gate);
-        self.workers.insert(ix, spec);
-        Ok(())
     }
 }
 
@@ -228,6 +183,7 @@ impl Driver {
                     generation,
                     reason,
                 });
+                self.sweep();
             }
         }
     }
@@ -270,7 +226,17 @@ impl Driver {
         let decided = self.shared.core.lock().command(command, now);
         let effects = decided.map_err(|why| TreeError::Refused { path, why })?;
         self.carry_out(effects);
+        self.sweep();
         Ok(())
+    }
+
+    /// Lets go of workers that were removed and have come down, threads included.
+    fn sweep(&mut self) {
+        let core = self.shared.core.lock();
+        for (ix, mut worker) in self.workers.extract_if(|&ix, _| core.is_gone(ix)) {
+            retire(&mut worker.own_thread);
+            self.shared.gates.lock().remove(&ix);
+        }
     }
 
     fn add(&mut self, parent: Ix, spec: Arc<dyn AnyWorker>) -> Result<(), TreeError> {
@@ -434,7 +400,7 @@ impl Driver {
     }
 
     fn tell(&self, event: TreeEvent) {
-        log(&event);
+        log::note_event(&event);
         metrics::note_event(&event);
         // Nobody may be listening.
         let _ = self.shared.events.send(event);
@@ -499,45 +465,5 @@ fn arbiter_in(slot: &mut Option<Arbiter>) -> Option<ArbiterHandle> {
 fn retire(slot: &mut Option<Arbiter>) {
     if let Some(arbiter) = slot.take() {
         arbiter.stop();
-    }
-}
-
-fn log(event: &TreeEvent) {
-    match event {
-        TreeEvent::ChildStarted { path, generation } => {
-            tracing::info!(child = %path, %generation, "started");
-        }
-        TreeEvent::ChildExited {
-            path,
-            generation,
-            reason,
-            ..
-        } if reason.is_normal() => {
-            tracing::info!(child = %path, %generation, %reason, "exited");
-        }
-        TreeEvent::ChildExited {
-            path,
-            generation,
-            reason,
-            ..
-        } => {
-            tracing::warn!(child = %path, %generation, %reason, "exited");
-        }
-        TreeEvent::ChildRestarting { path, pause } => {
-            tracing::info!(child = %path, ?pause, "restarting");
-        }
-        TreeEvent::ChildQuarantined { path, why } => {
-            tracing::error!(child = %path, %why, "quarantined");
-        }
-        TreeEvent::ChildRecovered { path } => tracing::info!(child = %path, "recovered"),
-        TreeEvent::Escalated { path, why } => {
-            tracing::error!(supervisor = %path, %why, "escalated")
-        }
-        TreeEvent::ThreadAbandoned { path, zombies, .. } => {
-            tracing::error!(child = %path, zombies, "its thread is stuck and was abandoned");
-        }
-        TreeEvent::ZombieReturned { path, zombies, .. } => {
-            tracing::warn!(child = %path, zombies, "an abandoned thread has come back");
-        }
     }
 }

@@ -14,7 +14,8 @@ use crate::{
     ChildSpec, ChildState, SpecError, SupervisorSpec, TreeError, TreeEvent, TreeExit, TreeNode,
     TreeOptions,
     core::{Command, Core, Ix, Settings},
-    driver::{Driver, Parts, Planter, Request, Shared},
+    driver::{Driver, Parts, Request, Shared},
+    planter::Planter,
     spec::{AnyWorker, check_worker},
 };
 

@@ -111,6 +111,8 @@ struct Runner<A: Actor<Context = Context<A>>> {
     gate: Arc<Gate<A>>,
     mailbox_len_max: usize,
     guard: ExitGuard,
+    /// Why the actor was dropped; its tasks may still be on their way out.
+    leaving: Option<ExitReason>,
 }
 
 impl<A: Actor<Context = Context<A>>> Runner<A> {
@@ -133,6 +135,7 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
             gate: Arc::clone(&spec.child.gate),
             mailbox_len_max: spec.limits.mailbox_len_max,
             guard,
+            leaving: None,
         }
     }
 
@@ -207,7 +210,6 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
     }
 
     fn live_on(&mut self, cx: &mut TaskContext<'_>) -> Poll<ExitReason> {
-        self.control.listen(cx.waker());
         if let Poll::Ready(reason) = self.obey() {
             return Poll::Ready(reason);
         }
@@ -228,16 +230,15 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
         }
     }
 
-    /// Releases the callers, drops the actor and says so.
-    fn finish(&mut self, reason: ExitReason) {
+    /// Releases the callers and the tasks and drops the actor.
+    fn leave(&mut self, reason: ExitReason) {
         self.gate.shut(self.guard.generation);
         self.control.kill();
         let dropped = catch_unwind(AssertUnwindSafe(|| self.clear()));
-        let reason = match dropped {
+        self.leaving = Some(match dropped {
             Err(payload) if reason.is_normal() => ExitReason::Panicked(panic_text(&*payload)),
             _ => reason,
-        };
-        self.guard.report(reason);
+        });
     }
 
     /// Drops the actor without its hooks: they have run in the last poll, or its state is not to be trusted.
@@ -256,8 +257,17 @@ impl<A: Actor<Context = Context<A>>> Future for Runner<A> {
         let this = self.get_mut();
         let control = Arc::clone(&this.control);
         let _polling = control.begin_poll();
-        let reason = ready!(this.live_on(cx));
-        this.finish(reason);
+        control.listen(cx.waker());
+        if this.leaving.is_none() {
+            let reason = ready!(this.live_on(cx));
+            this.leave(reason);
+        }
+        if control.has_tasks() {
+            return Poll::Pending;
+        }
+        if let Some(reason) = this.leaving.take() {
+            this.guard.report(reason);
+        }
         Poll::Ready(())
     }
 }
@@ -265,8 +275,11 @@ impl<A: Actor<Context = Context<A>>> Future for Runner<A> {
 impl<A: Actor<Context = Context<A>>> Drop for Runner<A> {
     /// The thread's event loop ends under the actor.
     fn drop(&mut self) {
-        if !self.guard.reported {
-            self.finish(ExitReason::Killed);
+        if !self.guard.reported && self.leaving.is_none() {
+            self.leave(ExitReason::Killed);
+        }
+        if let Some(reason) = self.leaving.take() {
+            self.guard.report(reason);
         }
     }
 }

@@ -73,7 +73,7 @@ pub struct ChildSpec<A: Actor<Context = Context<A>>> {
 
 impl<A: Actor<Context = Context<A>>> ChildSpec<A> {
     /// A child whose actor `factory` makes, on the child's thread, anew for each generation. It may block, within the
-    /// stuck and start limits. An error counts as a failed start; a plain text becomes
+    /// start limit. An error counts as a failed start; a plain text becomes
     /// [`ExitReason::StartFailed`], other reasons are taken as they are.
     pub fn new<F>(id: impl Into<String>, factory: F) -> Self
     where
@@ -155,7 +155,7 @@ impl<A: Actor<Context = Context<A>>> ChildSpec<A> {
         self
     }
 
-    /// The longest that one poll of the actor may take; `None`: as long as it likes.
+    /// The longest that one poll of the running actor may take; `None`: as long as it likes.
     #[must_use]
     pub fn stuck_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limits.stuck = limit.into();

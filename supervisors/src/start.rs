@@ -74,7 +74,7 @@ impl Tasks {
         }
     }
 
-    /// Runs `task` until it ends or the generation does. Its panic is the generation's exit, its polls count for
+    /// Runs `task` until it ends or the generation does; the next generation starts after it has been dropped. Its panic is the generation's exit, its polls count for
     /// stuck detection.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         let control = Arc::clone(&self.control);
@@ -86,7 +86,11 @@ impl Tasks {
                 task.as_mut().poll(cx)
             }
         });
+        let counted = control.enter_task();
         actix_rt::spawn(async move {
+            // Locals go in reverse order: the task is gone before it stops being counted.
+            let _counted = counted;
+            let pulsed = pulsed;
             tokio::select! {
                 biased;
                 () = control.token().cancelled() => {}

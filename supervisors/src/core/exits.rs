@@ -37,9 +37,9 @@ impl Core {
         age: Duration,
         now: Duration,
     ) {
-        let stopping = matches!(self.nodes[node].phase, Phase::Stopping { .. });
-        // A child that stops may take as long as its shutdown limit says.
-        if self.is_current(node, generation) && !stopping {
+        let running = matches!(self.nodes[node].phase, Phase::Running);
+        // A child that starts or stops may take as long as its start or shutdown limit says.
+        if self.is_current(node, generation) && running {
             self.abandon(node);
             self.on_exit(node, ExitReason::Stuck(age), now);
         }

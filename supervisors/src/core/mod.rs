@@ -238,6 +238,11 @@ impl Core {
             .position(|node| !node.removed && *node.path == *path)
     }
 
+    /// True for a node that was removed and has come down.
+    pub(crate) fn is_gone(&self, node: Ix) -> bool {
+        self.nodes[node].removed && !self.nodes[node].phase.is_up()
+    }
+
     pub(crate) fn path(&self, node: Ix) -> &Arc<str> {
         &self.nodes[node].path
     }

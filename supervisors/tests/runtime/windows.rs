@@ -178,6 +178,27 @@ async fn starts_that_fail_count_as_restarts() {
 }
 
 #[actix_rt::test]
+async fn a_factory_that_panics_counts_as_a_failed_start() {
+    let spec = ChildSpec::<Puppet>::new("a", |_| panic!("boom in factory"));
+    let child = spec.child_ref();
+    let tree = start(SupervisorSpec::new("node").child(spec));
+    tree.wait_running("node", LONG)
+        .await
+        .expect("it has been given up");
+    assert_eq!(
+        (child.state(), child.generation().0),
+        (ChildState::Quarantined, 4)
+    );
+    let exit = tree
+        .describe()
+        .find("a")
+        .and_then(|a| a.last_exit.clone())
+        .expect("it exited");
+    assert_eq!(exit.text.as_deref(), Some("panicked: boom in factory"));
+    tree.stop(LONG).await;
+}
+
+#[actix_rt::test]
 async fn a_start_that_hangs_is_given_up_when_its_limit_is_over() {
     let journal = Journal::default();
     let tried = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));

@@ -478,6 +478,31 @@ fn a_stuck_child_is_replaced_at_once_and_its_zombie_counted_until_it_returns() {
 }
 
 #[test]
+fn a_child_that_starts_is_not_stuck_before_its_start_limit() {
+    let mut core = Core::new("node", Strategy::OneForOne, Window::SUPERVISOR, settings());
+    let node = core.add_worker(0, "a", rules(Restart::Permanent));
+    let mut world = World::new(core);
+    world.deaf.insert(node);
+    world.happens(Event::Boot);
+    let generation = world.alive[&node];
+    world.happens(Event::Stuck {
+        node,
+        generation,
+        age: 10 * SECOND,
+    });
+    assert_eq!(world.take_log(), ["start a 1"]);
+    world.passes(30 * SECOND);
+    world.passes(settings().kill_grace);
+    assert_eq!(world.take_log(), ["kill a 1", "abandon a 1", "start a 2"]);
+    let exit = world
+        .tree()
+        .find("a")
+        .and_then(|a| a.last_exit.clone())
+        .expect("it exited");
+    assert_eq!(exit.class, "start_failed");
+}
+
+#[test]
 fn too_many_zombies_stop_the_tree() {
     let mut world = three(Strategy::OneForOne, rules(Restart::Permanent));
     let node = world.ix("b");
