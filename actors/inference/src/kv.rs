@@ -132,14 +132,14 @@ impl KvSlot {
         self.len = self.len.min(len);
     }
 
-    /// Commits `tokens` more, which a step has written.
-    pub(crate) fn advance(&mut self, tokens: usize) {
+    /// Commits `tokens` more, which a step has written; for engines.
+    pub fn advance(&mut self, tokens: usize) {
         debug_assert!(self.len + tokens <= self.context);
         self.len = self.context.min(self.len + tokens);
     }
 
     /// The key and the value tensor of each layer in order, each `[1, heads, context, head_dim]`.
-    pub(crate) fn tensors(&mut self) -> impl Iterator<Item = &mut [f32]> {
+    pub fn tensors(&mut self) -> impl Iterator<Item = &mut [f32]> {
         // SAFETY: every pattern of bits is a number; the map begins at a page, so nothing is cut off.
         let (_, numbers, _) = unsafe { self.map.align_to_mut::<f32>() };
         let len = numbers.len() / (2 * self.shape.layers);

@@ -1,10 +1,21 @@
 #![doc = include_str!("../README.md")]
 
+pub mod actor;
 pub mod config;
+pub mod core;
 pub mod engine;
 pub mod error;
 pub mod graph;
+pub mod handle;
+mod health;
 pub mod kv;
+pub mod local;
+pub mod metrics;
+mod receipts;
 pub mod sampler;
+pub mod serving;
 pub mod step;
+pub mod table;
 pub mod tokenizer;
+pub mod usage;
+pub mod validate;

@@ -252,6 +252,9 @@ impl World {
     }
 
     fn pull(&mut self, replica: u32) {
+        if !self.workers[&replica].planned.is_empty() {
+            return; // an actor does not look for work while it computes
+        }
         let owner = self.owner(replica);
         let Ok(owned) = self.core.owned(owner) else {
             return assert!(!self.workers[&replica].alive);
@@ -275,6 +278,9 @@ impl World {
     }
 
     fn plan(&mut self, replica: u32) {
+        if !self.workers[&replica].planned.is_empty() {
+            return;
+        }
         let not_reading = self.not_reading.clone();
         let planned = self.core.plan(self.owner(replica), SHAPE, self.now, |id| {
             !not_reading.contains(&id)
