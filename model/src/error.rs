@@ -7,6 +7,8 @@ use blyan_formats::bodies::BodyError;
 use blyan_formats::gguf::GgufError;
 use blyan_formats::tensorblock::TensorError;
 use blyan_formats::{ContentHash, ErrorClass};
+use blyan_inference::engine::EngineError;
+use blyan_inference::error::InferenceError;
 use blyan_inference::step::StepError;
 
 use crate::linalg::Singular;
@@ -100,6 +102,12 @@ pub enum ModelError {
     /// The model could not be run.
     #[error("the model could not be run: {0}")]
     Step(#[from] StepError),
+    /// The engine could not be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The tokenizer could not be made or used.
+    #[error(transparent)]
+    Tokenizer(#[from] InferenceError),
     /// A worker ended without a result.
     #[error("a worker thread panicked; run the command again, it goes on where it stopped")]
     Worker,

@@ -12,7 +12,7 @@ use blyan_chain::{
 };
 use blyan_formats::{BlockHash, ChainId, LayerPart, NodeKey, TensorName, TensorView};
 use blyan_model::{
-    ImportOptions, Imported, ModelError, Phase, Progress, Recipe, SourceFile, import,
+    ImportOptions, ImportProgress, Imported, ModelError, Phase, Recipe, SourceFile, import,
 };
 use blyan_supervisors::{NoProbe, Probe};
 use ndarray::{Array1, Array2, ArrayView1, Axis};
@@ -286,7 +286,7 @@ fn every_phase_can_be_aimed_at() {
 fn progress_ends_complete() {
     let folder = tempfile::tempdir().unwrap();
     let file = SourceFile::read(&write_toy(folder.path(), 1)).unwrap();
-    let seen = std::sync::Mutex::new(Vec::<Progress>::new());
+    let seen = std::sync::Mutex::new(Vec::<ImportProgress>::new());
     let progress = |progress| seen.lock().unwrap().push(progress);
     let options = ImportOptions {
         threads: 1,

@@ -1,4 +1,272 @@
 //! From a model file and text to a recipe.
+//!
+//! The dense model reads the text twice. The first time shows which neurons act together, which gives the experts; the
+//! second time shows how the experts' outputs depend on the layer's input, which gives the routers. Floating point
+//! throughout: another machine may make a slightly different recipe. The recipe is what is committed, and an import of
+//! it is exact.
 
 mod cluster;
+mod observe;
 mod ridge;
+mod text;
+
+use std::sync::Arc;
+
+use blyan_formats::bodies::{Decimal, ExpertShape};
+use blyan_inference::engine::Engine;
+use blyan_inference::step::{Logits, StepEngine as _, StepRow, Terminate};
+use ndarray::{Array2, Axis};
+use rand::SeedableRng as _;
+use rand::seq::SliceRandom as _;
+use rand_chacha::ChaCha8Rng;
+
+use crate::ModelError;
+use crate::dense::{DenseWeights, Runtime, Tap};
+use crate::file::SourceFile;
+use crate::import::describe;
+use crate::recipe::{FitRecord, Grouping, LayerSplit, ModelRecord, Recipe, RecipeFormat};
+use crate::source::SourceModel;
+use observe::{CoActivation, ExpertLengths, Moments};
+
+pub use text::{Text, tokenise};
+
+/// Tokens of one stretch of text that the model reads without a break.
+const WINDOW: usize = 256;
+
+/// Random starts of the grouping; the best is taken.
+const RESTARTS: usize = 3;
+
+/// How a recipe is made.
+#[derive(Clone, Debug)]
+pub struct FitOptions {
+    /// What the architecture block will say.
+    pub model: ModelRecord,
+    /// Experts of a layer.
+    pub experts: ExpertShape,
+    /// Which neurons go together.
+    pub grouping: Grouping,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Tokens to read, shared equally among the texts.
+    pub tokens: usize,
+    /// Penalty of the ridge regression, in mean variances of an input.
+    pub ridge_penalty: Decimal,
+    /// Timestamp of every block that an import will make, in ms since 1970-01-01 UTC.
+    pub timestamp_ms: u64,
+    /// ONNX Runtime.
+    pub runtime: Runtime,
+}
+
+/// What a fit is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FitPhase {
+    /// The model reads, and activations are collected.
+    Activations,
+    /// Neurons are grouped; counted in layers.
+    Groups,
+    /// The model reads again, for the routers.
+    Routers,
+}
+
+/// Called with the phase, what is done and how much there is to do.
+pub type FitProgress<'a> = &'a dyn Fn(FitPhase, usize, usize);
+
+/// Makes a recipe.
+///
+/// # Errors
+/// [`ModelError::TooFewTokens`], [`ModelError::Router`]; what the model file lacks; [`ModelError::Engine`].
+pub fn fit(
+    file: &SourceFile,
+    texts: &[Text],
+    options: &FitOptions,
+    progress: FitProgress<'_>,
+) -> Result<Recipe, ModelError> {
+    let source = SourceModel::parse(file.bytes())?;
+    let architecture = describe(&source, &options.model, options.experts)?;
+    let windows = text::windows(&architecture, texts, options.tokens, WINDOW)?;
+    let weights = Arc::new(DenseWeights::load(&source, &architecture)?);
+    let reading = Reading {
+        weights: &weights,
+        windows: &windows,
+        options,
+        progress,
+    };
+    let groups = reading.groups()?;
+    let layers = reading.routers(groups)?;
+    Ok(Recipe {
+        format: RecipeFormat::V1,
+        model: options.model.clone(),
+        source: file.record(),
+        timestamp_ms: options.timestamp_ms,
+        experts: options.experts,
+        fit: FitRecord {
+            grouping: options.grouping,
+            seed: options.seed,
+            tokens: windows.iter().map(Vec::len).sum(),
+            ridge_penalty: options.ridge_penalty.clone(),
+            texts: texts.iter().map(Text::record).collect(),
+        },
+        layers,
+    })
+}
+
+/// Per expert its neurons.
+type Groups = Vec<Vec<u16>>;
+
+struct Reading<'a> {
+    weights: &'a Arc<DenseWeights>,
+    windows: &'a [Vec<u32>],
+    options: &'a FitOptions,
+    progress: FitProgress<'a>,
+}
+
+impl Reading<'_> {
+    /// Every layer's experts.
+    fn groups(&self) -> Result<Vec<Groups>, ModelError> {
+        let shape = self.weights.shape();
+        let ffn = shape.experts * shape.neurons;
+        match self.options.grouping {
+            Grouping::CoActivation => self.co_activation(shape.layers, ffn),
+            Grouping::Contiguous => Ok((0..shape.layers)
+                .map(|_| cut((0..ffn as u16).collect(), shape.neurons))
+                .collect()),
+            Grouping::Random => Ok((0..shape.layers)
+                .map(|layer| self.shuffled(layer, ffn))
+                .collect()),
+        }
+    }
+
+    fn random(&self, layer: usize) -> ChaCha8Rng {
+        let mut random = ChaCha8Rng::seed_from_u64(self.options.seed);
+        random.set_stream(layer as u64);
+        random
+    }
+
+    fn shuffled(&self, layer: usize, ffn: usize) -> Groups {
+        let mut neurons: Vec<u16> = (0..ffn as u16).collect();
+        neurons.shuffle(&mut self.random(layer));
+        cut(neurons, self.weights.shape().neurons)
+    }
+
+    fn co_activation(&self, layers: usize, ffn: usize) -> Result<Vec<Groups>, ModelError> {
+        let tap = Arc::new(CoActivation::new(layers, ffn));
+        self.read(Arc::clone(&tap) as Arc<dyn Tap>, FitPhase::Activations)?;
+        let group = |layer| {
+            (self.progress)(FitPhase::Groups, layer, layers);
+            group_neurons(
+                &tap.moments(layer),
+                self.options.experts,
+                &mut self.random(layer),
+            )
+        };
+        Ok((0..layers).map(group).collect())
+    }
+
+    /// Fits a router to every layer's experts.
+    fn routers(&self, groups: Vec<Groups>) -> Result<Vec<LayerSplit>, ModelError> {
+        let shape = self.weights.shape();
+        let routed = groups
+            .iter()
+            .map(|experts| experts[shape.always_on..].to_vec())
+            .collect();
+        let tap = Arc::new(ExpertLengths::new(shape.hidden, routed));
+        self.read(Arc::clone(&tap) as Arc<dyn Tap>, FitPhase::Routers)?;
+        let penalty = self.options.ridge_penalty.to_f64();
+        let split = |(layer, experts)| {
+            let router = tap
+                .router(layer, penalty)
+                .map_err(|why| ModelError::Router { layer, why })?;
+            Ok(LayerSplit {
+                experts,
+                router: router.into(),
+            })
+        };
+        groups.into_iter().enumerate().map(split).collect()
+    }
+
+    /// Lets the dense model read all windows.
+    fn read(&self, tap: Arc<dyn Tap>, phase: FitPhase) -> Result<(), ModelError> {
+        let engine = self
+            .weights
+            .engine(&self.options.runtime, tap, Vec::new())?;
+        for (number, together) in self.windows.chunks(engine.rows_max()).enumerate() {
+            (self.progress)(phase, number * engine.rows_max(), self.windows.len());
+            read_together(&engine, together)?;
+        }
+        Ok(())
+    }
+}
+
+/// Windows of one length, read side by side.
+fn read_together(engine: &Engine, windows: &[Vec<u32>]) -> Result<(), ModelError> {
+    let mut memories = windows
+        .iter()
+        .map(|window| engine.new_slot(window.len()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let top_k = engine.shape().experts as u32;
+    for start in (0..WINDOW).step_by(engine.chunk_max()) {
+        let rows = windows.iter().zip(&mut memories).map(|(window, kv)| {
+            let tokens = &window[start..WINDOW.min(start + engine.chunk_max())];
+            StepRow {
+                tokens,
+                kv,
+                top_k,
+                logits: Logits::None,
+            }
+        });
+        engine.step(&mut rows.collect::<Vec<_>>(), &Terminate::default())?;
+    }
+    Ok(())
+}
+
+/// The always-on experts get the neurons with most energy; the rest stands with what acts at the same time.
+fn group_neurons(moments: &Moments, shape: ExpertShape, random: &mut ChaCha8Rng) -> Groups {
+    let neurons = shape.neurons as usize;
+    let mut by_energy: Vec<usize> = (0..moments.sums.len()).collect();
+    by_energy.sort_by(|a, b| {
+        moments.products[[*b, *b]]
+            .total_cmp(&moments.products[[*a, *a]])
+            .then(a.cmp(b))
+    });
+    let mut always_on = by_energy;
+    let mut routed = always_on.split_off(usize::from(shape.always_on) * neurons);
+    routed.sort_unstable();
+
+    let similarity = covariance(moments)
+        .select(Axis(0), &routed)
+        .select(Axis(1), &routed);
+    let groups = cluster::balanced_groups(similarity.view(), neurons, RESTARTS, random);
+    let mut experts = cut(
+        always_on.into_iter().map(|neuron| neuron as u16).collect(),
+        neurons,
+    );
+    experts.extend(
+        groups
+            .iter()
+            .map(|group| group.iter().map(|item| routed[*item] as u16).collect()),
+    );
+    experts
+}
+
+/// Covariance of the neurons' contributions: groups with a high sum of it are those whose output varies most from
+/// token to token, so that leaving some out is a choice that matters.
+fn covariance(moments: &Moments) -> Array2<f32> {
+    let means = &moments.sums / moments.tokens;
+    let mut covariance = moments
+        .products
+        .mapv(|product| (f64::from(product) / moments.tokens) as f32);
+    for ((a, b), value) in covariance.indexed_iter_mut() {
+        *value -= (means[a] * means[b]) as f32;
+    }
+    covariance
+}
+
+/// Cuts a list into experts, each ascending.
+fn cut(neurons: Vec<u16>, size: usize) -> Groups {
+    let expert = |chunk: &[u16]| {
+        let mut expert = chunk.to_vec();
+        expert.sort_unstable();
+        expert
+    };
+    neurons.chunks(size).map(expert).collect()
+}

@@ -1,12 +1,13 @@
 //! The architecture payload, from a model file's metadata.
 
 use blyan_formats::bodies::{
-    ArchitectureBody, ChatTemplate, Family, Rope, RopeStyle, StringTable, Tokenizer, TokenizerKind,
+    ArchitectureBody, ChatTemplate, ExpertShape, Family, Rope, RopeStyle, StringTable, Tokenizer,
+    TokenizerKind,
 };
 use blyan_formats::gguf::{Gguf, Value};
 
 use crate::ModelError;
-use crate::recipe::Recipe;
+use crate::recipe::{ModelRecord, Recipe};
 use crate::source::{SourceModel, SourceShape};
 
 /// What every ChatML template says of a message, and what it says where no system message is given.
@@ -15,20 +16,23 @@ const CHATML_MESSAGE: &str =
 const CHATML_SYSTEM_START: &str = "messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n";
 const CHATML_SYSTEM_END: &str = "<|im_end|>";
 
-/// Describes the model of a recipe.
+/// Describes a model file that is split into `experts`.
 ///
 /// # Errors
 /// [`ModelError::Gguf`] for what the metadata lacks, [`ModelError::Unsupported`] for what the chain cannot
-/// describe, [`ModelError::Recipe`] if the recipe has other shapes.
-pub fn describe(source: &SourceModel<'_>, recipe: &Recipe) -> Result<ArchitectureBody, ModelError> {
+/// describe.
+pub fn describe(
+    source: &SourceModel<'_>,
+    model: &ModelRecord,
+    experts: ExpertShape,
+) -> Result<ArchitectureBody, ModelError> {
     let shape = source.shape();
     let number = |value: usize| narrow(value, "a shape");
-    check_recipe(shape, recipe)?;
     let (template, system_prompt) = chat_template(source.gguf())?;
     Ok(ArchitectureBody {
         family: Family::Llama,
-        name: recipe.model.name.clone(),
-        license: recipe.model.license.clone(),
+        name: model.name.clone(),
+        license: model.license.clone(),
         layers: narrow(shape.layers, "the number of layers")?,
         hidden: number(shape.hidden)?,
         heads: number(shape.heads)?,
@@ -43,7 +47,7 @@ pub fn describe(source: &SourceModel<'_>, recipe: &Recipe) -> Result<Architectur
             base: SourceShape::decimal(shape.rope_base)?,
             style: RopeStyle::Interleaved,
         },
-        experts: recipe.experts,
+        experts,
         tokenizer: tokenizer(source.gguf())?,
         chat_template: template,
         system_prompt,
@@ -54,7 +58,8 @@ fn narrow<T: TryFrom<usize>>(value: usize, what: &str) -> Result<T, ModelError> 
     T::try_from(value).map_err(|_| ModelError::Unsupported(format!("{what} is {value}")))
 }
 
-fn check_recipe(shape: &SourceShape, recipe: &Recipe) -> Result<(), ModelError> {
+/// Refuses a recipe of other shapes than the model's.
+pub(super) fn check_recipe(shape: &SourceShape, recipe: &Recipe) -> Result<(), ModelError> {
     let neurons = recipe.experts.neurons as usize * usize::from(recipe.experts.per_layer);
     let weights = usize::from(recipe.experts.routed()) * (shape.hidden + 1);
     let fits = recipe.layers.len() == shape.layers

@@ -53,7 +53,7 @@ impl Phase {
 
 /// How far an import is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
+pub struct ImportProgress {
     /// The step.
     pub phase: Phase,
     /// Payloads in place.
@@ -73,7 +73,7 @@ pub struct ImportOptions<'a> {
     /// Hit at each [`Phase`].
     pub probe: &'a dyn Probe,
     /// Called after every payload and at every phase, from any thread.
-    pub progress: &'a (dyn Fn(Progress) + Sync),
+    pub progress: &'a (dyn Fn(ImportProgress) + Sync),
 }
 
 /// What an import left on the chain.
@@ -106,7 +106,8 @@ pub fn import<S: Store>(
 ) -> Result<Imported, ModelError> {
     file.check_against(&recipe.source)?;
     let source = SourceModel::parse(file.bytes())?;
-    let architecture = describe(&source, recipe)?;
+    architecture::check_recipe(source.shape(), recipe)?;
+    let architecture = describe(&source, &recipe.model, recipe.experts)?;
     let body = architecture.to_payload()?;
 
     chain.store().payloads().clean_temp()?;

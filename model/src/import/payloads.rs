@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::tensors::Portion;
-use super::{ImportOptions, Phase, Progress};
+use super::{ImportOptions, ImportProgress, Phase};
 use crate::ModelError;
 use crate::recipe::Recipe;
 use crate::source::SourceModel;
@@ -53,7 +53,7 @@ impl<'a> Counter<'a> {
     }
 
     fn tell(&self, phase: Phase) {
-        (self.options.progress)(Progress {
+        (self.options.progress)(ImportProgress {
             phase,
             payloads: self.payloads.load(Ordering::Relaxed),
             payloads_total: self.payloads_total,
