@@ -71,3 +71,69 @@ pub(crate) fn note_state(path: &str, state: ChildState) {
 pub(crate) fn note_depth(path: &str, depth: usize) {
     gauge!(MAILBOX, "child" => path.to_owned()).set(depth as f64);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::{ExitReason, Generation};
+
+    #[test]
+    fn every_metric_is_described() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let page = metrics::with_local_recorder(&recorder, || {
+            let path: Arc<str> = Arc::from("a");
+            let generation = Generation(1);
+            describe_metrics();
+            note_event(&TreeEvent::ChildExited {
+                path: Arc::clone(&path),
+                generation,
+                reason: ExitReason::Killed,
+                uptime: std::time::Duration::ZERO,
+            });
+            note_event(&TreeEvent::ChildRestarting {
+                path: Arc::clone(&path),
+                pause: std::time::Duration::ZERO,
+            });
+            let why = String::new();
+            note_event(&TreeEvent::Escalated {
+                path: Arc::clone(&path),
+                why: why.clone(),
+            });
+            note_event(&TreeEvent::ChildQuarantined {
+                path: Arc::clone(&path),
+                why,
+            });
+            note_event(&TreeEvent::ThreadAbandoned {
+                path,
+                generation,
+                zombies: 1,
+            });
+            note_state("a", ChildState::Quarantined);
+            note_depth("a", 7);
+            recorder.handle().render()
+        });
+        for name in [
+            EXITS,
+            RESTARTS,
+            QUARANTINES,
+            ESCALATIONS,
+            STATE,
+            MAILBOX,
+            ZOMBIES,
+        ] {
+            assert!(page.contains(&format!("# HELP {name} ")), "{page}");
+        }
+        assert!(
+            page.contains(r#"blyan_supervisors_exits_total{child="a",reason="killed"} 1"#),
+            "{page}"
+        );
+        assert!(
+            page.contains(r#"blyan_supervisors_child_state{child="a"} 4"#),
+            "{page}"
+        );
+    }
+}

@@ -255,8 +255,13 @@ async fn tasks_end_with_their_generation() {
         child.call(Boom(Where::Handler), LONG).await,
         Err(CallError::Lost)
     );
-    eventually("the task is dropped", || journal.has("task dropped")).await;
     assert_eq!(count_when_back(&child).await, 1);
+    let order = ["start a 1", "drop a", "task dropped", "start a 2"];
+    assert_eq!(
+        journal.lines(),
+        order,
+        "the next generation starts when nothing is left of the last"
+    );
     tree.stop(LONG).await;
     assert_eq!(child.state(), ChildState::Stopped);
     assert!(child.call(Count, LONG).await.is_err());
