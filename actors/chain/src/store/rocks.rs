@@ -1,9 +1,10 @@
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{
@@ -26,8 +27,11 @@ const WRITE_BUFFER_LEN: usize = 8 << 20;
 const LOG_LEN_MAX: usize = 1 << 20;
 const LOG_FILES_MAX: usize = 2;
 
-/// How often a read-only opening is tried again when the running node changed files under it.
-const READ_ONLY_TRIES: usize = 5;
+/// How long a read-only opening waits for a moment in which the running node does not change files.
+const READ_ONLY_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How often [`RocksStore::close`] looks.
+const CLOSE_TICK: Duration = Duration::from_millis(5);
 
 /// A file that is no folder: RocksDB gives up its log when told to put it below this.
 const NO_LOG_DIR: &str = "/dev/null";
@@ -89,7 +93,8 @@ impl RocksStore {
     /// Opens the store as it is now for reading, also beside a running node. Nothing in the directory is changed.
     ///
     /// # Errors
-    /// [`ChainError::NoChain`] if there is no store yet, [`ChainError::Damaged`], [`ChainError::Io`].
+    /// [`ChainError::NoChain`] if there is no store yet, [`ChainError::Busy`] if the running node did not leave the
+    /// files alone for a moment, [`ChainError::Damaged`], [`ChainError::Io`].
     pub fn open_read_only(layout: DataDir) -> Result<Self, ChainError> {
         if !layout.db().join("CURRENT").is_file() || !layout.payloads().is_dir() {
             return Err(ChainError::NoChain(layout.root().to_owned()));
@@ -113,6 +118,25 @@ impl RocksStore {
             }),
             doubtful: RwLock::default(),
             lock,
+        }
+    }
+
+    /// Closes the store once nobody else holds it, and waits for that at most `within`; false if somebody still
+    /// does. The process must not end while a thread is in the database: C++ destroys its locks on the way out.
+    pub fn close(mut store: Arc<Self>, within: Duration) -> bool {
+        let deadline = Instant::now() + within;
+        loop {
+            match Arc::try_unwrap(store) {
+                Ok(store) => {
+                    drop(store);
+                    return true;
+                }
+                Err(held) => store = held,
+            }
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::park_timeout(CLOSE_TICK);
         }
     }
 
@@ -360,23 +384,47 @@ fn writer_options() -> Options {
     options
 }
 
-/// The running node may remove a file between its being listed and its being opened.
+/// RocksDB reads the manifest, then the logs, and takes no lock: where the running node moves a log to a table file in
+/// between, both halves are missed. So what was opened counts only if the folder did not change meanwhile.
 fn open_db_read_only(layout: &DataDir) -> Result<DB, ChainError> {
     let mut options = common_options();
     options.set_db_log_dir(NO_LOG_DIR);
-    let open = || DB::open_cf_with_opts_for_read_only(&options, layout.db(), families(), false);
-    let mut tries = 1;
+    let deadline = Instant::now() + READ_ONLY_WAIT_MAX;
     loop {
-        match open() {
-            Ok(db) => return Ok(db),
-            Err(error) if error.kind() == ErrorKind::InvalidArgument => {
-                return Err(ChainError::NoChain(layout.root().to_owned()));
-            }
-            Err(error) if tries == READ_ONLY_TRIES => {
-                return Err(database_error("open the database for reading", &error));
-            }
-            Err(_) => tries += 1,
+        let before = file_set(layout);
+        let opened = DB::open_cf_with_opts_for_read_only(&options, layout.db(), families(), false);
+        if let (Ok(before), Ok(after)) = (&before, file_set(layout))
+            && *before == after
+        {
+            return opened.map_err(|error| read_only_error(layout, &error));
         }
+        if Instant::now() > deadline {
+            return Err(ChainError::Busy);
+        }
+    }
+}
+
+/// The files that say which state the database is in: a flush makes a manifest longer before it removes a log.
+fn file_set(layout: &DataDir) -> io::Result<BTreeSet<(OsString, u64)>> {
+    let mut files = BTreeSet::new();
+    for entry in fs::read_dir(layout.db())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with("MANIFEST") {
+            files.insert((name, entry.metadata()?.len()));
+        } else if text.ends_with(".log") || text == "CURRENT" {
+            files.insert((name, 0));
+        }
+    }
+    Ok(files)
+}
+
+/// A store whose making was interrupted lacks column families.
+fn read_only_error(layout: &DataDir, error: &rocksdb::Error) -> ChainError {
+    match error.kind() {
+        ErrorKind::InvalidArgument => ChainError::NoChain(layout.root().to_owned()),
+        _ => database_error("open the database for reading", error),
     }
 }
 

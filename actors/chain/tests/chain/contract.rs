@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use blyan_chain::{
     ChainActor, ChainConfig, ChainError, ChainHandle, ChainReader, DataDir, Disk, Family, NewBlock,
-    RealDisk, RocksStore, Store, compose,
+    RocksStore, Store, compose,
 };
 use blyan_formats::{
     BlockHash, BlockType, ChainId, ContentHash, ManifestBody, bodies::Payload as _,
@@ -47,6 +47,13 @@ async fn start(store: Arc<RocksStore>, probe: Arc<dyn Probe>) -> (TreeHandle, Ch
     (tree, handle)
 }
 
+/// Ends a tree and closes its store.
+async fn stop(tree: TreeHandle, chain: ChainHandle, store: Arc<RocksStore>) {
+    tree.stop(LONG).await;
+    drop((tree, chain));
+    assert!(RocksStore::close(store, LONG));
+}
+
 /// The newest model once more, in a manifest of its own.
 fn next_manifest(store: &Arc<RocksStore>, timestamp_ms: u64) -> NewBlock {
     let reader = ChainReader::open(Arc::clone(store)).unwrap();
@@ -77,7 +84,7 @@ fn next_manifest(store: &Arc<RocksStore>, timestamp_ms: u64) -> NewBlock {
 async fn every_question_is_answered() {
     let (_dir, store, manifest) = imported();
     let (tree, chain) = start(Arc::clone(&store), Arc::new(NoProbe)).await;
-    let reader = ChainReader::open(store).unwrap();
+    let reader = ChainReader::open(Arc::clone(&store)).unwrap();
     chain.ping().await.unwrap();
     assert_eq!(chain.genesis().await.unwrap(), reader.index().genesis());
     for id in [ChainId::A, ChainId::B, ChainId::C] {
@@ -122,7 +129,8 @@ async fn every_question_is_answered() {
         Some(receipt(1, NOW_MS))
     );
     assert_eq!(chain.receipts(None, 5).await.unwrap(), [receipt(1, NOW_MS)]);
-    tree.stop(LONG).await;
+    drop(reader);
+    stop(tree, chain, store).await;
 }
 
 #[actix::test]
@@ -155,10 +163,15 @@ async fn an_appended_manifest_is_the_newest_model_and_stays_so() {
         matches!(&refused, ChainError::Refused { refusal, .. } if refusal.rule() == "signer"),
         "{refused}"
     );
-    tree.stop(LONG).await;
-    drop((chain, store));
+    stop(tree, chain, store).await;
     let reader = ChainReader::open_read_only(DataDir::new(dir.path())).unwrap();
     assert_eq!(reader.model(None).unwrap().id, ModelId(hash));
+}
+
+/// Waits until the generation after `last` takes messages.
+async fn restarted(chain: &ChainHandle, last: u64) {
+    until(|| chain.child().generation().0 > last).await;
+    chain.child().wait_running(LONG).await.unwrap();
 }
 
 /// Panics at the hits with these numbers, from 0.
@@ -183,7 +196,7 @@ async fn a_panic_loses_one_answer_and_nothing_else() {
     chain.record(receipt(1, NOW_MS)).await.unwrap();
     let lost = chain.head(ChainId::A).await;
     assert_eq!(lost, Err(ChainError::Call(CallError::Lost)));
-    chain.child().wait_running(LONG).await.unwrap();
+    restarted(&chain, 1).await;
     let new = next_manifest(&store, NOW_MS + 1);
     chain
         .append(vec![new.clone()], acceptance(&key(1)))
@@ -193,14 +206,14 @@ async fn a_panic_loses_one_answer_and_nothing_else() {
         chain.record(receipt(2, NOW_MS)).await.unwrap_err().code,
         ErrorCode::Unavailable
     );
-    chain.child().wait_running(LONG).await.unwrap();
+    restarted(&chain, 2).await;
     assert_eq!(
         chain.model(None).await.unwrap().id,
         ModelId(new.block.hash())
     );
     assert_eq!(chain.receipts(None, 5).await.unwrap(), [receipt(1, NOW_MS)]);
     assert_eq!(chain.child().generation().0, 3);
-    tree.stop(LONG).await;
+    stop(tree, chain, store).await;
 }
 
 /// Blocks the first hit until it is released.
@@ -254,7 +267,7 @@ async fn receipts_that_wait_together_share_one_sync() {
         reply_timeout_ms: 20_000,
         ..ChainConfig::default()
     };
-    let spec = ChainActor::spec("chain", store, &config).stuck_limit(LONG);
+    let spec = ChainActor::spec("chain", Arc::clone(&store), &config).stuck_limit(LONG);
     let chain = ChainHandle::new(spec.child_ref(), &config);
     let options = TreeOptions {
         probe: Arc::clone(&probe) as _,
@@ -283,7 +296,7 @@ async fn receipts_that_wait_together_share_one_sync() {
         chain.receipts(None, 100).await.unwrap().len(),
         usize::from(COUNT)
     );
-    tree.stop(LONG).await;
+    stop(tree, chain, store).await;
 }
 
 #[actix::test]
@@ -310,9 +323,9 @@ async fn a_stuck_generation_is_replaced_and_its_late_write_refused() {
         chain.models().await.unwrap(),
         [ModelId(manifest), ModelId(other.block.hash())]
     );
-    let on_disk = ChainReader::open(store).unwrap();
-    assert_eq!(on_disk.models(), chain.models().await.unwrap());
-    tree.stop(LONG).await;
+    let on_disk = ChainReader::open(Arc::clone(&store)).unwrap().models();
+    assert_eq!(on_disk, chain.models().await.unwrap());
+    stop(tree, chain, store).await;
 }
 
 #[actix::test]
@@ -344,9 +357,8 @@ async fn a_failed_sync_publishes_nothing_and_ends_in_quarantine() {
         chain.head(ChainId::A).await,
         Err(ChainError::Call(CallError::Quarantined { .. }))
     ));
-    tree.stop(LONG).await;
-    drop((chain, store));
-    let store = RocksStore::open_with(DataDir::new(dir.path()), Arc::new(RealDisk)).unwrap();
+    stop(tree, chain, store).await;
+    let store = RocksStore::open(DataDir::new(dir.path())).unwrap();
     assert_eq!(
         ChainReader::open(Arc::new(store)).unwrap().models(),
         [ModelId(manifest)]
@@ -377,7 +389,7 @@ async fn a_damaged_header_ends_the_actor_for_good() {
         .clone()
         .unwrap();
     assert_eq!(exit.class, "corrupt");
-    tree.stop(LONG).await;
+    stop(tree, chain, store).await;
 }
 
 #[actix::test]
@@ -395,7 +407,7 @@ async fn a_missing_payload_is_named_and_the_actor_lives() {
     );
     assert!(chain.locate(tensors()[8].payload).await.is_ok());
     assert_eq!(chain.child().generation().0, 1);
-    tree.stop(LONG).await;
+    stop(tree, chain, store).await;
 }
 
 #[actix::test]
@@ -405,14 +417,14 @@ async fn a_chain_of_another_network_is_not_opened() {
         genesis: Some(BlockHash::from_bytes([1; 32])),
         ..ChainConfig::default()
     };
-    let spec = ChainActor::spec("chain", store, &config).backoff(Backoff::NONE);
-    let child = spec.child_ref();
+    let spec = ChainActor::spec("chain", Arc::clone(&store), &config).backoff(Backoff::NONE);
+    let chain = ChainHandle::new(spec.child_ref(), &config);
     let tree = Tree::start(
         SupervisorSpec::new("node").child(spec),
         TreeOptions::default(),
     )
     .unwrap();
-    until(|| child.state() == ChildState::Quarantined).await;
+    until(|| chain.child().state() == ChildState::Quarantined).await;
     let exit = tree
         .describe()
         .find("chain")
@@ -421,5 +433,5 @@ async fn a_chain_of_another_network_is_not_opened() {
         .clone()
         .unwrap();
     assert!(exit.text.is_some_and(|text| text.contains("pins")));
-    tree.stop(LONG).await;
+    stop(tree, chain, store).await;
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blyan_chain::{
     Admission, ChainConfig, ChainError, ChainReader, ChainWriter, DataDir, ReceiptCursor,
@@ -136,6 +137,34 @@ fn listing(dir: &std::path::Path) -> Vec<(std::path::PathBuf, u64, std::time::Sy
     }
     found.sort();
     found
+}
+
+/// A writer that is opened moves its log to table files, and the same when it is closed.
+#[test]
+fn a_reader_sees_the_whole_chain_while_writers_come_and_go() {
+    let (dir, store, manifest) = imported();
+    drop(store);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let read = || {
+        let mut times = 0;
+        while !done.load(Ordering::SeqCst) {
+            let reader = ChainReader::open_read_only(DataDir::new(dir.path())).unwrap();
+            assert_eq!(reader.models(), [ModelId(manifest)]);
+            let report = verify(&**reader.store(), VerifyOptions::default()).unwrap();
+            assert_eq!((report.blocks_a, report.blocks_b), (3, 20));
+            times += 1;
+        }
+        times
+    };
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(read);
+        for number in 0..40 {
+            let chain = ChainWriter::open(open_store(dir.path())).unwrap();
+            chain.record_receipts(&[receipt(number, NOW_MS)]).unwrap();
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(reading.join().unwrap() > 0);
+    });
 }
 
 #[test]
@@ -304,12 +333,12 @@ fn a_block_without_its_payload_file_is_refused() {
 
 /// Fails every call of one kind from the `from`th call of that kind on.
 fn failing(call: Call, when: When, from: u64) -> ScriptedDisk {
-    let seen = std::sync::atomic::AtomicU64::new(0);
+    let seen = AtomicU64::new(0);
     ScriptedDisk::new(move |_, called, at| {
         if (called, at) != (call, when) {
             return Ok(());
         }
-        let number = seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let number = seen.fetch_add(1, Ordering::SeqCst);
         if number >= from {
             Err(io::Error::from_raw_os_error(libc::EIO))
         } else {
