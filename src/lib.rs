@@ -1,4 +1,7 @@
 //! A Blyan node: configuration, edge, command line, and the wiring that joins the actors.
 
+pub mod cli;
 pub mod config;
 pub mod edge;
+pub mod telemetry;
+pub mod wiring;

@@ -45,7 +45,7 @@ pub struct Ready {
     (status = 503, body = ErrorBody, description = "starting, stopping, or no replica serves"),
 ))]
 pub async fn ready(state: web::Data<EdgeState>) -> Result<HttpResponse, ApiError> {
-    if state.shutdown.is_cancelled() {
+    if state.stopping.closing.is_cancelled() {
         return Err(shutting_down().into());
     }
     state.node.ready()?;

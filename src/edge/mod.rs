@@ -1,5 +1,6 @@
 //! The edge: HTTP, Server-Sent Events and WebSocket in front of the node.
 
+mod actor;
 mod app;
 mod chat;
 mod docs;
@@ -21,8 +22,9 @@ mod state;
 mod stream;
 mod ws;
 
+pub use actor::{EdgeActor, EdgeHandle};
 pub use keys::{KeyError, Keys};
 pub use port::{Answer, NodePort, ServedModel};
 pub use pricing::MicroBly;
 pub use server::RunningServer;
-pub use state::{EdgeParts, EdgeState};
+pub use state::{EdgeParts, EdgeState, Stopping};

@@ -110,6 +110,12 @@ pub struct Health {
     pub replicas_configured: usize,
     /// Blocks whose payload fails its hash.
     pub corrupt_blocks: usize,
+    /// Threads that were given up as stuck and have not come back.
+    pub zombies: usize,
+    /// Requests admitted and not ended.
+    pub requests: usize,
+    /// Those of them that wait for a replica.
+    pub waiting: usize,
 }
 
 /// What failed its hash.

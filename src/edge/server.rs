@@ -21,7 +21,6 @@ const BACKLOG: u32 = 1024;
 /// finish within the limit.
 pub struct RunningServer {
     handle: ServerHandle,
-    stop_limit: Duration,
     ended: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
@@ -44,9 +43,13 @@ impl RunningServer {
         let handle = handle.recv().map_err(|_| io::Error::other("the server's thread ended"))??;
         Ok(Self {
             handle,
-            stop_limit,
             ended: Some(ended),
         })
+    }
+
+    /// Stops accepting; resolves when every connection is done or the limit has passed.
+    pub fn drain(&self) -> impl Future<Output = ()> + 'static {
+        self.handle.stop(true)
     }
 
     /// Resolves when the server ends, with the reason; can be asked for once.
@@ -57,7 +60,6 @@ impl RunningServer {
 
 impl Drop for RunningServer {
     fn drop(&mut self) {
-        tracing::debug!(limit_ms = self.stop_limit.as_millis(), "the server stops");
         // The command is given when the future is made; the server's own thread carries it out.
         drop(self.handle.stop(true));
     }

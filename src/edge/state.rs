@@ -34,8 +34,8 @@ pub struct EdgeState {
     pub hosts: HostRules,
     /// One permit per answer being made.
     pub streams: Arc<Semaphore>,
-    /// Cancelled when the node begins to stop.
-    pub shutdown: CancellationToken,
+    /// How the node stops.
+    pub stopping: Stopping,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
     /// Faults for tests.
@@ -52,12 +52,21 @@ pub struct EdgeParts {
     pub keys: Keys,
     /// The address in use.
     pub bound: SocketAddr,
-    /// Cancelled when the node begins to stop.
-    pub shutdown: CancellationToken,
+    /// How the node stops.
+    pub stopping: Stopping,
     /// What `/metrics` renders.
     pub metrics: PrometheusHandle,
     /// Faults for tests.
     pub probe: Arc<dyn Probe>,
+}
+
+/// The two steps of a stop.
+#[derive(Clone, Default)]
+pub struct Stopping {
+    /// Nothing new is admitted; answers that are being made hear their end from whoever makes them.
+    pub closing: CancellationToken,
+    /// Answers that have not heard of their end are told so now.
+    pub cut: CancellationToken,
 }
 
 impl EdgeState {
@@ -71,7 +80,7 @@ impl EdgeState {
             chat: ChatDefaults::from(config),
             prices: config.pricing,
             keys: parts.keys,
-            shutdown: parts.shutdown,
+            stopping: parts.stopping,
             metrics: parts.metrics,
             probe: parts.probe,
             started: Instant::now(),

@@ -115,7 +115,7 @@ pub struct Session {
     model: Arc<ServedModel>,
     answer: Answer,
     prices: PricingConfig,
-    shutdown: CancellationToken,
+    cut: CancellationToken,
     pending: Option<ChatEvent>,
     prompt_tokens: u32,
     began: Instant,
@@ -127,7 +127,7 @@ pub struct Session {
 impl EdgeState {
     /// Admits a request, one of `edge.streams_max`.
     pub async fn open(&self, request: ChatRequest) -> Result<Session, PublicError> {
-        if self.shutdown.is_cancelled() {
+        if self.stopping.closing.is_cancelled() {
             return Err(shutting_down());
         }
         let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| too_many())?;
@@ -140,7 +140,7 @@ impl EdgeState {
             model,
             answer,
             prices: self.prices,
-            shutdown: self.shutdown.clone(),
+            cut: self.stopping.cut.clone(),
             pending: None,
             prompt_tokens: 0,
             began,
@@ -188,7 +188,7 @@ impl Session {
         }
         let event = tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => ChatEvent::Failed(shutting_down()),
+            () = self.cut.cancelled() => ChatEvent::Failed(shutting_down()),
             event = self.answer.next() => event.unwrap_or_else(|| ChatEvent::Failed(lost())),
         };
         self.count(&event);

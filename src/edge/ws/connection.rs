@@ -89,7 +89,7 @@ impl Connection {
                 message = messages.recv() => self.hear(message).await,
                 Some(ended) = self.ended.1.recv() => self.forget(&ended),
                 _ = heartbeat.tick() => self.beat().await,
-                () = self.state.shutdown.cancelled() => return self.drain(writer).await,
+                () = self.state.stopping.closing.cancelled() => return self.drain(writer).await,
             };
             if let Err(close) = turn {
                 return close;

@@ -1,0 +1,157 @@
+//! The command line.
+
+mod fit;
+mod import;
+mod model;
+mod node;
+mod progress;
+mod receipts;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use blyan_chain::{ChainError, DataDir};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Overrides, Sources};
+use crate::telemetry;
+use crate::wiring::Faults;
+
+/// Something is wrong, and the message says what.
+const EXIT_FAULT: u8 = 1;
+/// A running node holds the data directory.
+const EXIT_HELD: u8 = 2;
+
+/// A node of the Blyan network: a language model whose experts are blocks on a chain.
+#[derive(Debug, Parser)]
+#[command(name = "blyan", version, arg_required_else_help = true, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Common {
+    /// Configuration file (TOML); config/default.toml of the sources explains every key
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the node keeps everything [default: $HOME/.local/share/blyan]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node: import the model if there is none yet, then answer chat
+    Node(node::NodeArgs),
+    /// Make a recipe: look at a model with texts, and say which neurons are an expert and how they are routed
+    Fit(fit::FitArgs),
+    /// Put the model on the chain; goes on where an interrupted import stopped
+    Import(import::ImportArgs),
+    /// Check every stored byte; exit 0, or name the first fault and exit 1
+    Verify(verify::VerifyArgs),
+    /// What is on the chain
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// List the receipts of ended requests
+    Receipts(receipts::ReceiptsArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelCommand {
+    /// The published model: id, shapes, and every weight with its block
+    Info(model::InfoArgs),
+}
+
+/// Runs the command line; `faults` are those of the process.
+pub fn run(faults: Faults) -> ExitCode {
+    let cli = Cli::parse();
+    let listen = match &cli.command {
+        Command::Node(args) => args.listen,
+        _ => None,
+    };
+    let overrides = Overrides {
+        data_dir: cli.common.data_dir,
+        listen,
+    };
+    let config = match Sources::of_process(cli.common.config, overrides).load() {
+        Ok(config) => config,
+        Err(error) => return fail(&error.into()),
+    };
+    let done = telemetry::init_logs(&config.node).and_then(|()| cli.command.run(&config, faults));
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+impl Command {
+    fn run(self, config: &Config, faults: Faults) -> Result<ExitCode> {
+        match self {
+            Self::Node(_) => return node::run(config, faults),
+            Self::Fit(args) => fit::run(config, &args)?,
+            Self::Import(args) => import::run(config, &args, &faults)?,
+            Self::Verify(args) => verify::run(config, &args)?,
+            Self::Model(ModelCommand::Info(args)) => model::info(config, &args)?,
+            Self::Receipts(args) => receipts::run(config, &args)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn data_dir(config: &Config) -> DataDir {
+    DataDir::new(config.node.data_dir())
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", explain(error));
+    let held = error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(ChainError::Held(_))));
+    ExitCode::from(if held { EXIT_HELD } else { EXIT_FAULT })
+}
+
+/// The error and its causes, each said once.
+fn explain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut said, cause| {
+        let cause = cause.to_string();
+        if !said.contains(&cause) {
+            if !said.is_empty() {
+                said.push_str(": ");
+            }
+            said.push_str(&cause);
+        }
+        said
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn common_flags_stand_before_or_after_the_command() {
+        for line in [
+            ["blyan", "--data-dir", "/d", "verify"],
+            ["blyan", "verify", "--data-dir", "/d"],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.common.data_dir, Some("/d".into()));
+        }
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_repeated() {
+        let error = anyhow::Error::new(ChainError::Held("/d".into())).context("a node runs: /d is held by a running node");
+        assert_eq!(explain(&error), "a node runs: /d is held by a running node");
+    }
+}

@@ -1,0 +1,100 @@
+//! The engine over the cache's maps.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use blyan_expert_cache::{CacheError, ExpertCacheHandle, SharedWeights};
+use blyan_formats::{PayloadHash, TensorName};
+use blyan_inference::config::Backend;
+use blyan_inference::engine::{Engine, EngineError, EngineOptions, Provider, ReferenceKernel, WeightSource};
+use blyan_protocol::{LeaseError, ModelDescription};
+use blyan_supervisors::Probe;
+
+use crate::config::Config;
+
+/// Threads of one run beyond which more do not help.
+const THREADS_USEFUL_MAX: usize = 8;
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The weights outside of the experts cannot be mapped.
+    #[error("the shared weights: {0}")]
+    Weights(#[from] CacheError),
+    /// ONNX Runtime refuses.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl StartError {
+    /// Whether mending a file mends it, without another configuration or binary.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Weights(CacheError::Corrupt(_)))
+    }
+}
+
+/// What an engine is made with.
+pub fn engine_options(config: &Config, model: &ModelDescription, probe: Arc<dyn Probe>) -> EngineOptions {
+    let inference = &config.inference;
+    let context = inference.context_max_tokens.min(model.architecture.context as usize);
+    let cores = available_parallelism().map_or(1, usize::from);
+    EngineOptions {
+        threads: match inference.threads {
+            0 => cores.min(THREADS_USEFUL_MAX),
+            threads => threads,
+        },
+        rows_max: inference.slots_per_replica,
+        chunk_max: inference.prefill_chunk_tokens,
+        context_max: context,
+        kv_bytes_max: config.runtime.kv_bytes_max,
+        provider: match inference.backend {
+            Backend::Reference => Provider::Cpu,
+            Backend::Cuda => Provider::Cuda {
+                device: config.runtime.cuda_device,
+                memory_bytes: config.runtime.cuda_memory_bytes_max,
+            },
+        },
+        probe,
+        ..EngineOptions::new(config.runtime.onnxruntime())
+    }
+}
+
+/// Maps the weights outside of the experts and makes the engine. Takes seconds the first time, when the fp32
+/// derivations are made.
+///
+/// # Errors
+/// [`StartError`], each variant.
+pub async fn start_engine(
+    options: EngineOptions,
+    model: &ModelDescription,
+    cache: &ExpertCacheHandle,
+) -> Result<Engine, StartError> {
+    let shared = cache.load_shared(&shared_weights(model)).await?;
+    let weights = Arc::new(SharedSource(shared));
+    let table = Arc::new(cache.table());
+    Ok(Engine::new(options, model, weights, table, Arc::new(ReferenceKernel))?)
+}
+
+/// Every weight that is no expert.
+pub fn shared_weights(model: &ModelDescription) -> Vec<(TensorName, PayloadHash)> {
+    let shared = model.entries.iter().filter(|(name, _)| name.expert().is_none());
+    shared.map(|(name, entry)| (*name, entry.payload)).collect()
+}
+
+/// The cache's maps as the engine reads them.
+pub struct SharedSource(pub Arc<SharedWeights>);
+
+impl WeightSource for SharedSource {
+    fn weight(&self, name: &TensorName) -> Option<&[f32]> {
+        self.0.get(name).map(|tensor| tensor.values)
+    }
+
+    fn damage(&self) -> Option<LeaseError> {
+        if self.0.intact() {
+            return None;
+        }
+        let (name, payload) = self.0.damaged().into_iter().next()?;
+        let fault = "its file was damaged while it was mapped".to_owned();
+        Some(LeaseError::Corrupt { name, payload, fault })
+    }
+}

@@ -1,0 +1,14 @@
+//! The one place that knows every actor: opens the store, builds the engine and the tree, and takes them down again.
+
+mod engine;
+mod faults;
+mod home;
+mod node;
+mod port;
+mod serving;
+mod tree;
+
+pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
+pub use faults::{Faults, Poke};
+pub use home::{Home, ImportSource, now_ms};
+pub use node::{NodeEnd, RunningNode};

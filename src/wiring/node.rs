@@ -1,0 +1,261 @@
+//! A node from its start to its end.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_rt::signal::unix::{SignalKind, signal};
+use anyhow::{Context, Result};
+use blyan_chain::{ChainReader, RocksStore};
+use blyan_expert_cache::ExpertCacheHandle;
+use blyan_inference::actor::Wake;
+use blyan_protocol::ModelDescription;
+use blyan_supervisors::{Probe, TreeExit};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use super::faults::Poke;
+use super::home::Home;
+use super::port::Port;
+use super::serving::{self, ServeError};
+use super::tree::{self, ROOT};
+use crate::config::Config;
+use crate::edge::{EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, ServedModel, Stopping};
+
+/// The root of the tree gave up.
+const EXIT_ROOT: u8 = 70;
+/// More threads are stuck for good than are allowed.
+const EXIT_ZOMBIES: u8 = 71;
+/// The supervision itself failed.
+const EXIT_SUPERVISION: u8 = 72;
+
+/// How long storage may take to come up: it reads and checks every header.
+const STORAGE_START: Duration = Duration::from_secs(120);
+/// Between two tries with a corrupt shared weight.
+const MEND_PAUSE: Duration = Duration::from_secs(5);
+/// Between two looks at whether the node is ready.
+const READY_TICK: Duration = Duration::from_millis(20);
+/// Shares of the stop's time: the answers' last words, then open connections.
+const LAST_WORDS: (u32, u32) = (3, 9);
+const CONNECTIONS: (u32, u32) = (2, 9);
+/// How long a poked actor may take.
+const POKE: Duration = Duration::from_secs(5);
+/// How long the database may take to close.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// How a node ended.
+#[derive(Debug)]
+pub enum NodeEnd {
+    /// It was asked to.
+    Stopped,
+    /// The tree gave up.
+    Failed(TreeExit),
+}
+
+impl NodeEnd {
+    /// The process's exit status.
+    pub const fn exit_status(&self) -> u8 {
+        match self {
+            Self::Stopped | Self::Failed(TreeExit::Stopped | TreeExit::StopOverrun { .. }) => 0,
+            Self::Failed(TreeExit::Escalated { .. }) => EXIT_ROOT,
+            Self::Failed(TreeExit::TooManyZombies { .. }) => EXIT_ZOMBIES,
+            Self::Failed(TreeExit::SupervisionLost) => EXIT_SUPERVISION,
+        }
+    }
+}
+
+/// A node whose tree runs.
+pub struct RunningNode {
+    config: Config,
+    store: Arc<RocksStore>,
+    port: Arc<Port>,
+    edge: EdgeHandle,
+    stopping: Stopping,
+    probe: Arc<dyn Probe>,
+    url: String,
+}
+
+impl RunningNode {
+    /// Brings storage, cache, replicas and edge up, in this order. A corrupt shared weight does not keep the edge
+    /// down: every chat is answered with its name until it is restored.
+    ///
+    /// # Errors
+    /// The model cannot be read, ONNX Runtime cannot be used, or the configuration contradicts itself.
+    pub async fn start(
+        config: Config,
+        home: Home,
+        listener: TcpListener,
+        probe: Arc<dyn Probe>,
+        metrics: PrometheusHandle,
+    ) -> Result<Self> {
+        let keys = Keys::load(&config.edge, &config.node.data_dir())?;
+        let port = Arc::new(start_storage(&config, &home.store, &probe).await?);
+        let bound = listener.local_addr()?;
+        let stopping = Stopping::default();
+        let parts = EdgeParts {
+            node: Arc::clone(&port) as Arc<dyn NodePort>,
+            keys,
+            bound,
+            stopping: stopping.clone(),
+            metrics,
+            probe: Arc::clone(&probe),
+        };
+        let state = Arc::new(EdgeState::new(&config, parts));
+        let edge = EdgeActor::spec("edge", state, listener, config.inference.request_timeout())
+            .backoff(config.supervision.backoff());
+        let node = Self {
+            edge: EdgeHandle::new(edge.child_ref()),
+            url: format!("http://{bound}"),
+            store: home.store,
+            config,
+            port,
+            stopping,
+            probe,
+        };
+        node.begin_serving().await?;
+        node.port.tree.add_child(ROOT, edge).await?;
+        Ok(node)
+    }
+
+    async fn begin_serving(&self) -> Result<()> {
+        match serving::begin(&self.config, &self.port, &self.probe).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.is_corrupt() => {
+                tracing::error!(%error, "no chat is answered until this weight is restored");
+                self.mend_in_background();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tries again until the weight is whole.
+    fn mend_in_background(&self) {
+        let (config, port, probe) = (self.config.clone(), Arc::clone(&self.port), Arc::clone(&self.probe));
+        let closing = self.stopping.closing.clone();
+        let mending = async move {
+            loop {
+                tokio::time::sleep(MEND_PAUSE).await;
+                serving::readmit_shared(&port).await;
+                match serving::begin(&config, &port, &probe).await {
+                    Ok(()) => return tracing::info!("the weight is restored"),
+                    Err(ServeError::Start(error)) if error.is_corrupt() => {}
+                    Err(error) => return tracing::error!(%error, "the weight is restored, but nothing can serve it"),
+                }
+            }
+        };
+        actix_rt::spawn(async move {
+            closing.run_until_cancelled(mending).await;
+        });
+    }
+
+    /// Hits the actor behind a fault point, from any thread.
+    pub fn poke(&self) -> Poke {
+        let (port, edge) = (Arc::clone(&self.port), self.edge.clone());
+        let runtime = tokio::runtime::Handle::current();
+        Arc::new(move |point| match point {
+            "edge" => edge.poke(),
+            "chain" => {
+                let chain = port.chain.clone();
+                runtime.spawn(async move { drop(chain.ping().await) });
+            }
+            "expert_cache" => {
+                let cache = port.cache.clone();
+                runtime.spawn(async move { drop(cache.ping(POKE).await) });
+            }
+            replica => {
+                let found = port.replicas().iter().find(|child| child.path().ends_with(replica));
+                // A child that is down has no need of a fault.
+                let _ = found.map(|child| child.try_tell(Wake));
+            }
+        })
+    }
+
+    /// Serves until SIGTERM, SIGINT or the end of the tree.
+    ///
+    /// # Errors
+    /// The system takes no signal handlers.
+    pub async fn run(self) -> Result<NodeEnd> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        actix_rt::spawn(announce(Arc::clone(&self.port), self.url.clone()));
+        let end = tokio::select! {
+            exit = self.port.tree.wait() => NodeEnd::Failed(exit),
+            _ = terminate.recv() => self.stop().await,
+            _ = interrupt.recv() => self.stop().await,
+        };
+        self.close().await;
+        Ok(end)
+    }
+
+    /// Answers hear their end first, then open connections, then the tree from its last child to its first.
+    async fn stop(&self) -> NodeEnd {
+        tracing::info!("stopping");
+        let began = Instant::now();
+        let limit = self.config.node.shutdown();
+        self.stopping.closing.cancel();
+        if let Some(inference) = self.port.inference.get() {
+            let undone = inference.drain(limit * LAST_WORDS.0 / LAST_WORDS.1).await;
+            if undone > 0 {
+                tracing::warn!(undone, "receipts that are not durable");
+            }
+        }
+        self.stopping.cut.cancel();
+        self.edge.drain(limit * CONNECTIONS.0 / CONNECTIONS.1).await;
+        let rest = limit.saturating_sub(began.elapsed()).saturating_sub(CLOSE);
+        match self.port.tree.stop(rest).await {
+            exit @ (TreeExit::Stopped | TreeExit::StopOverrun { .. }) => {
+                tracing::info!(%exit, took_ms = began.elapsed().as_millis(), "stopped");
+                NodeEnd::Stopped
+            }
+            exit => NodeEnd::Failed(exit),
+        }
+    }
+
+    /// Closes the database, unless a thread that is stuck still holds it.
+    async fn close(self) {
+        let Self { store, port, edge, .. } = self;
+        drop((port, edge));
+        let closed = async {
+            while Arc::strong_count(&store) > 1 {
+                tokio::time::sleep(READY_TICK).await;
+            }
+        };
+        if tokio::time::timeout(CLOSE, closed).await.is_err() {
+            tracing::debug!("the database is still held; what was written is durable");
+        }
+    }
+}
+
+/// Prints once that the node listens, when it is ready.
+async fn announce(port: Arc<Port>, url: String) {
+    while port.ready().is_err() {
+        tokio::time::sleep(READY_TICK).await;
+    }
+    println!("listening on {url}");
+}
+
+/// Starts chain and cache, and reads which model is served.
+async fn start_storage(config: &Config, store: &Arc<RocksStore>, probe: &Arc<dyn Probe>) -> Result<Port> {
+    let (model, served) = published(store, config)?;
+    let (chain, handle) = tree::chain(Arc::clone(store), &config.chain, &config.supervision);
+    let cache = ExpertCacheHandle::new(config.expert_cache.clone(), Arc::new(handle.clone()))?;
+    let tree = tree::start(chain, &cache, &config.supervision, Arc::clone(probe))?;
+    handle.child().wait_running(STORAGE_START).await.context("the chain did not come up")?;
+    Ok(Port::new(config, handle, cache, tree, model, served))
+}
+
+fn published(store: &Arc<RocksStore>, config: &Config) -> Result<(Arc<ModelDescription>, Arc<ServedModel>)> {
+    let reader = ChainReader::open(Arc::clone(store))?;
+    let model = reader.model(None)?;
+    let manifest = reader.block(model.id.0)?.block.header;
+    let shape = &model.architecture;
+    let served = ServedModel {
+        id: model.id,
+        name: shape.name.clone(),
+        created_ms: manifest.timestamp_ms,
+        experts_per_layer: shape.experts.per_layer.into(),
+        always_on: shape.experts.always_on.into(),
+        context: shape.context.min(u32::try_from(config.inference.context_max_tokens)?),
+    };
+    Ok((Arc::new(model), Arc::new(served)))
+}

@@ -1,0 +1,71 @@
+//! The engine and the replicas over it.
+
+use std::sync::Arc;
+
+use blyan_inference::error::InferenceError;
+use blyan_inference::handle::InferenceHandle;
+use blyan_inference::serving::Parts;
+use blyan_supervisors::{ChildSpec, Probe, TreeError};
+
+use super::engine::{StartError, engine_options, start_engine};
+use super::port::Port;
+use super::tree::{self, REPLICAS};
+use crate::config::Config;
+
+/// Why no replica serves.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// There is no engine.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The model's tokenizer or the configuration.
+    #[error(transparent)]
+    Inference(#[from] InferenceError),
+    /// The tree does not take the replicas.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+impl ServeError {
+    /// Whether mending a file mends it.
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, Self::Start(error) if error.is_corrupt())
+    }
+}
+
+/// Makes the engine and starts the replicas.
+///
+/// # Errors
+/// [`ServeError`], each variant.
+pub async fn begin(config: &Config, port: &Port, probe: &Arc<dyn Probe>) -> Result<(), ServeError> {
+    let options = engine_options(config, &port.model, Arc::clone(probe));
+    let engine = start_engine(options, &port.model, &port.cache).await?;
+    let mut inference = config.inference.clone();
+    inference.step_timeout_ms = u64::try_from(config.step_timeout().as_millis()).unwrap_or(u64::MAX);
+    let (handle, specs) = InferenceHandle::new(Parts {
+        config: inference,
+        model: Arc::clone(&port.model),
+        engine: Arc::new(engine),
+        experts: Arc::new(port.cache.table()),
+        receipts: Arc::new(port.chain.clone()),
+    })?;
+    port.serve_with(handle, specs.iter().map(ChildSpec::child_ref).collect());
+    for spec in specs {
+        let replica = tree::replica(spec, &config.supervision);
+        port.tree.add_child(REPLICAS, replica).await?;
+    }
+    Ok(())
+}
+
+/// Checks the corrupt shared weights again.
+pub async fn readmit_shared(port: &Port) {
+    let corrupt = port.cache.status().corrupt;
+    for record in corrupt.iter().filter(|record| record.name.expert().is_none()) {
+        if let Err(error) = port.cache.readmit(record.payload, READMIT).await {
+            tracing::debug!(%error, "still corrupt");
+        }
+    }
+}
+
+/// How long the check of one payload may take.
+const READMIT: std::time::Duration = std::time::Duration::from_secs(30);
