@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod actor;
+mod clock;
 pub mod config;
 pub mod core;
 pub mod engine;

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, OwnedPermit, error::TrySendError};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::core::{
     Effect, Ended, Ending, Fenced, Limits, Moment, NewSequence, Owner, PlannedRow, Refusal,
     ReplicaId, RowDone, Scheduler, SequenceId, StepShape,
@@ -493,36 +494,4 @@ async fn keep_time(table: Weak<SequenceTable>, moved: Arc<Notify>) {
             () = moved.notified() => {}
         }
     }
-}
-
-/// The table's time: a monotonic clock that knows the wall clock of its beginning.
-struct Clock {
-    origin: Instant,
-    origin_unix_ms: u64,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self {
-            origin: Instant::now(),
-            origin_unix_ms: unix.map_or(0, |unix| millis(unix)),
-        }
-    }
-
-    fn now(&self) -> Moment {
-        self.origin.elapsed()
-    }
-
-    fn instant(&self, at: Moment) -> Instant {
-        self.origin + at
-    }
-
-    fn unix_ms(&self, at: Moment) -> u64 {
-        self.origin_unix_ms.saturating_add(millis(at))
-    }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
