@@ -42,5 +42,8 @@ pub fn init_metrics() -> Result<PrometheusHandle> {
     let handle = builder.install_recorder().context("metrics: recorder")?;
     crate::edge::metrics::describe();
     blyan_chain::describe_metrics();
+    blyan_expert_cache::describe_metrics();
+    blyan_inference::metrics::describe();
+    blyan_supervisors::describe_metrics();
     Ok(handle)
 }

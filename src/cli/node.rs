@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -8,7 +9,7 @@ use clap::Args;
 use super::progress::Bar;
 use crate::config::Config;
 use crate::telemetry;
-use crate::wiring::{Faults, Home, ImportSource, NodeEnd, RunningNode};
+use crate::wiring::{Faults, Home, ImportSource, NodeEnd, RunningNode, StopSignals};
 
 /// `blyan node`
 #[derive(Debug, Args)]
@@ -20,21 +21,26 @@ pub struct NodeArgs {
 
 pub fn run(config: &Config, faults: Faults) -> Result<ExitCode> {
     let metrics = telemetry::init_metrics()?;
-    let mut listener = bind(config)?;
-    let home = Home::open(config)?;
-    if !home.has_model()? {
-        // Meanwhile clients are refused at once instead of waiting unheard.
-        drop(listener);
-        import(config, &home, &faults)?;
-        listener = bind(config)?;
-    }
     let config = config.clone();
     let end = actix_rt::System::new().block_on(async move {
+        let mut stop = StopSignals::listen()?;
+        let listener = bind(&config)?;
+        let home = Home::open(&config)?;
+        let (home, listener) = if home.has_model()? {
+            (home, listener)
+        } else {
+            // Meanwhile clients are refused at once instead of waiting unheard.
+            drop(listener);
+            let Some(home) = import(&config, home, &faults, &mut stop).await? else {
+                return Ok(NodeEnd::Stopped);
+            };
+            (home, bind(&config)?)
+        };
         let node = RunningNode::start(config, home, listener, faults.probe, metrics).await?;
         if let Some(driver) = faults.driver {
             driver(node.poke());
         }
-        node.run().await
+        node.run(&mut stop).await
     })?;
     Ok(leave(&end))
 }
@@ -46,13 +52,21 @@ fn bind(config: &Config) -> Result<TcpListener> {
     Ok(listener)
 }
 
-fn import(config: &Config, home: &Home, faults: &Faults) -> Result<()> {
+/// Imports; nothing if the node is told to stop meanwhile, which an import survives at any moment.
+async fn import(config: &Config, home: Home, faults: &Faults, stop: &mut StopSignals) -> Result<Option<Home>> {
     tracing::info!("the data directory holds no model yet: importing it");
-    let bar = Bar::of_things("import");
-    let source = ImportSource::of(config);
-    let imported = home.import(config, &source, &*faults.probe, &|done, all| bar.set(done, all))?;
-    tracing::info!(model = %imported.model, blocks = imported.blocks, "imported");
-    Ok(())
+    let (config, probe) = (config.clone(), Arc::clone(&faults.probe));
+    let importing = tokio::task::spawn_blocking(move || {
+        let bar = Bar::of_things("import");
+        let source = ImportSource::of(&config);
+        let imported = home.import(&config, &source, &*probe, &|done, all| bar.set(done, all))?;
+        tracing::info!(model = %imported.model, blocks = imported.blocks, "imported");
+        anyhow::Ok(home)
+    });
+    tokio::select! {
+        home = importing => Ok(Some(home??)),
+        () = stop.recv() => Ok(None),
+    }
 }
 
 /// Ends the process here: threads that were abandoned may be inside foreign code, which must not meet its own

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use crate::config::Config;
 
 const NODE_KEY_FILE: &str = "node.key";
+const DEFAULT_RECIPE: &[u8] = include_bytes!("../../model/data/smollm2-135m-instruct.recipe.json");
 
 /// The store and the key of this process; no other process may write while it lives.
 pub struct Home {
@@ -46,7 +47,7 @@ impl ImportSource {
     fn recipe(&self) -> Result<Recipe> {
         Ok(match &self.recipe {
             Some(path) => Recipe::read(path)?,
-            None => anyhow::bail!("no recipe: set model.recipe"),
+            None => Recipe::parse(DEFAULT_RECIPE)?,
         })
     }
 }

@@ -11,4 +11,4 @@ mod tree;
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
 pub use faults::{Faults, Poke};
 pub use home::{Home, ImportSource, now_ms};
-pub use node::{NodeEnd, RunningNode};
+pub use node::{NodeEnd, RunningNode, StopSignals};

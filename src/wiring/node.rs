@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_rt::signal::unix::{SignalKind, signal};
+use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use anyhow::{Context, Result};
 use blyan_chain::{ChainReader, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
@@ -63,6 +63,33 @@ impl NodeEnd {
     }
 }
 
+/// SIGTERM and SIGINT.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// The system takes no signal handlers.
+    pub fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Resolves when one came.
+    pub async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 /// A node whose tree runs.
 pub struct RunningNode {
     config: Config,
@@ -75,11 +102,10 @@ pub struct RunningNode {
 }
 
 impl RunningNode {
-    /// Brings storage, cache, replicas and edge up, in this order. A corrupt shared weight does not keep the edge
-    /// down: every chat is answered with its name until it is restored.
+    /// Brings storage, cache and edge up; [`run`](Self::run) adds the replicas.
     ///
     /// # Errors
-    /// The model cannot be read, ONNX Runtime cannot be used, or the configuration contradicts itself.
+    /// The model cannot be read, or the configuration contradicts itself.
     pub async fn start(
         config: Config,
         home: Home,
@@ -111,11 +137,12 @@ impl RunningNode {
             stopping,
             probe,
         };
-        node.begin_serving().await?;
         node.port.tree.add_child(ROOT, edge).await?;
         Ok(node)
     }
 
+    /// Brings the replicas up. A corrupt shared weight is no error: every chat is answered with its name until it is
+    /// restored.
     async fn begin_serving(&self) -> Result<()> {
         match serving::begin(&self.config, &self.port, &self.probe).await {
             Ok(()) => Ok(()),
@@ -170,18 +197,23 @@ impl RunningNode {
         })
     }
 
-    /// Serves until SIGTERM, SIGINT or the end of the tree.
+    /// Serves until it is told to stop or the tree ends.
     ///
     /// # Errors
-    /// The system takes no signal handlers.
-    pub async fn run(self) -> Result<NodeEnd> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    /// ONNX Runtime cannot be used.
+    pub async fn run(self, stop: &mut StopSignals) -> Result<NodeEnd> {
         actix_rt::spawn(announce(Arc::clone(&self.port), self.url.clone()));
+        let serve_for_good = async {
+            self.begin_serving().await?;
+            std::future::pending().await
+        };
         let end = tokio::select! {
             exit = self.port.tree.wait() => NodeEnd::Failed(exit),
-            _ = terminate.recv() => self.stop().await,
-            _ = interrupt.recv() => self.stop().await,
+            () = stop.recv() => self.stop().await,
+            failed = serve_for_good => {
+                self.stop().await;
+                return failed;
+            }
         };
         self.close().await;
         Ok(end)
