@@ -86,9 +86,12 @@ impl DenseWeights {
         tap: Arc<dyn Tap>,
         routers: Vec<Array2<f32>>,
     ) -> Result<Engine, EngineError> {
+        let usual = EngineOptions::new(runtime.ort_library.clone());
+        let context_max = usual.context_max.min(self.shape.context);
         let options = EngineOptions {
             threads: runtime.threads,
-            ..EngineOptions::new(runtime.ort_library.clone())
+            context_max,
+            ..usual
         };
         let weights = Arc::new(RoutedWeights {
             dense: Arc::clone(self),

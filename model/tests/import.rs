@@ -414,6 +414,6 @@ fn the_architecture_tells_what_the_file_says() {
     assert_eq!(architecture.rms_epsilon.as_str(), "0.00001");
     assert_eq!(architecture.rope.base.as_str(), "100000");
     assert_eq!(architecture.system_prompt.as_deref(), Some("Be brief"));
-    assert_eq!(architecture.tokenizer.vocab.get(39), Some("t39"));
+    assert_eq!(architecture.tokenizer.vocab.get(258), Some("<|im_end|>"));
     assert_eq!(reader.head(ChainId::A).unwrap().index, 2);
 }

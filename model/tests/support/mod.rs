@@ -17,7 +17,9 @@ pub const FFN: usize = 96;
 const HEADS: u32 = 2;
 const KV_HEADS: u32 = 1;
 const KV_ROWS: usize = 32;
-const VOCAB: usize = 40;
+/// The bytes of GPT-2's alphabet, then the control tokens of ChatML.
+const VOCAB: usize = 256 + CONTROL.len();
+const CONTROL: [&str; 3] = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
 pub const EXPERTS: ExpertShape = ExpertShape {
     per_layer: 6,
     always_on: 2,
@@ -149,6 +151,17 @@ fn add_tensors(gguf: &mut GgufWriter, random: &mut ChaCha8Rng) {
     gguf.tensor("output_norm.weight", 1, HIDDEN, 0, &ones);
 }
 
+/// The character that stands for a byte in GPT-2's vocabulary: itself if it is printable, else one from 256 on.
+fn byte_char(byte: u8) -> char {
+    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    let before = (0..byte).filter(|byte| !printable(*byte)).count() as u32;
+    if printable(byte) {
+        byte.into()
+    } else {
+        char::from_u32(256 + before).unwrap()
+    }
+}
+
 fn add_metadata(gguf: &mut GgufWriter) {
     gguf.text("general.architecture", "llama");
     for (key, value) in [
@@ -157,11 +170,11 @@ fn add_metadata(gguf: &mut GgufWriter) {
         ("llama.attention.head_count", HEADS),
         ("llama.attention.head_count_kv", KV_HEADS),
         ("llama.feed_forward_length", FFN as u32),
-        ("llama.context_length", 128),
-        ("tokenizer.ggml.bos_token_id", 1),
-        ("tokenizer.ggml.eos_token_id", 2),
-        ("tokenizer.ggml.unknown_token_id", 0),
-        ("tokenizer.ggml.padding_token_id", 2),
+        ("llama.context_length", 512),
+        ("tokenizer.ggml.bos_token_id", 257),
+        ("tokenizer.ggml.eos_token_id", 258),
+        ("tokenizer.ggml.unknown_token_id", 256),
+        ("tokenizer.ggml.padding_token_id", 258),
     ] {
         gguf.number(key, value);
     }
@@ -175,14 +188,15 @@ fn add_metadata(gguf: &mut GgufWriter) {
     gguf.text("tokenizer.ggml.pre", "smollm");
     gguf.key("tokenizer.ggml.add_bos_token", BOOL, &[0]);
     gguf.key("tokenizer.ggml.add_space_prefix", BOOL, &[0]);
-    let tokens: Vec<String> = (0..VOCAB).map(|id| format!("t{id}")).collect();
+    let bytes = (0..=255).map(|byte| byte_char(byte).to_string());
+    let tokens: Vec<String> = bytes.chain(CONTROL.map(str::to_owned)).collect();
     gguf.texts("tokenizer.ggml.tokens", &tokens);
-    gguf.texts("tokenizer.ggml.merges", &["t 1".into(), "t 2".into()]);
-    let types: Vec<u8> = (0..VOCAB).flat_map(|_| 1i32.to_le_bytes()).collect();
+    gguf.texts("tokenizer.ggml.merges", &[]);
+    let types = (0..VOCAB).flat_map(|id| if id < 256 { 1i32 } else { 3 }.to_le_bytes());
     gguf.key(
         "tokenizer.ggml.token_type",
         LIST,
-        &[list_head(I32, VOCAB), types].concat(),
+        &[list_head(I32, VOCAB), types.collect()].concat(),
     );
     gguf.text("tokenizer.chat_template", TEMPLATE);
 }
