@@ -22,7 +22,9 @@ impl KvShape {
     /// Bytes of a slot for `context` tokens; `None` if that does not fit in memory's address space.
     #[must_use]
     pub fn slot_bytes(&self, context: usize) -> Option<usize> {
-        [2, self.heads, context, self.head_dim, size_of::<f32>()].into_iter().try_fold(self.layers, usize::checked_mul)
+        [2, self.heads, context, self.head_dim, size_of::<f32>()]
+            .into_iter()
+            .try_fold(self.layers, usize::checked_mul)
     }
 }
 
@@ -38,7 +40,11 @@ impl KvPool {
     /// An empty pool; memory is only mapped with each slot.
     #[must_use]
     pub fn new(shape: KvShape, bound_bytes: u64) -> Self {
-        Self { shape, bound_bytes, used_bytes: Arc::default() }
+        Self {
+            shape,
+            bound_bytes,
+            used_bytes: Arc::default(),
+        }
     }
 
     /// Bytes that living slots may occupy together.
@@ -60,19 +66,37 @@ impl KvPool {
     /// bound leaves too little, [`StepError::Runtime`] when the system refuses the mapping.
     pub fn slot(&self, context: usize) -> Result<KvSlot, StepError> {
         let bytes = self.shape.slot_bytes(context).filter(|bytes| *bytes > 0);
-        let bytes = bytes.ok_or_else(|| StepError::Invalid(format!("a memory of {context} tokens")))?;
+        let bytes =
+            bytes.ok_or_else(|| StepError::Invalid(format!("a memory of {context} tokens")))?;
         let reservation = self.reserve(bytes as u64)?;
-        let map = MmapMut::map_anon(bytes).map_err(|why| StepError::Runtime(format!("key/value memory: {why}")))?;
-        Ok(KvSlot { map, shape: self.shape, context, len: 0, _reservation: reservation })
+        let map = MmapMut::map_anon(bytes)
+            .map_err(|why| StepError::Runtime(format!("key/value memory: {why}")))?;
+        Ok(KvSlot {
+            map,
+            shape: self.shape,
+            context,
+            len: 0,
+            _reservation: reservation,
+        })
     }
 
     fn reserve(&self, bytes: u64) -> Result<Reservation, StepError> {
-        let add = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.bound_bytes);
-        match self.used_bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, add) {
-            Ok(_) => Ok(Reservation { bytes, used_bytes: Arc::clone(&self.used_bytes) }),
-            Err(used) => {
-                Err(StepError::KvFull { needs_bytes: bytes, free_bytes: self.bound_bytes.saturating_sub(used) })
-            }
+        let add = |used: u64| {
+            used.checked_add(bytes)
+                .filter(|sum| *sum <= self.bound_bytes)
+        };
+        match self
+            .used_bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+        {
+            Ok(_) => Ok(Reservation {
+                bytes,
+                used_bytes: Arc::clone(&self.used_bytes),
+            }),
+            Err(used) => Err(StepError::KvFull {
+                needs_bytes: bytes,
+                free_bytes: self.bound_bytes.saturating_sub(used),
+            }),
         }
     }
 }
@@ -151,7 +175,11 @@ impl KvSlot {
 mod tests {
     use super::*;
 
-    const SHAPE: KvShape = KvShape { layers: 2, heads: 3, head_dim: 4 };
+    const SHAPE: KvShape = KvShape {
+        layers: 2,
+        heads: 3,
+        head_dim: 4,
+    };
 
     #[test]
     fn slots_are_counted_and_given_back() {
@@ -161,7 +189,13 @@ mod tests {
         let (first, second) = (pool.slot(10).unwrap(), pool.clone().slot(10).unwrap());
         assert_eq!(pool.used_bytes(), 2 * one);
         let refused = pool.slot(1).map(drop);
-        assert_eq!(refused, Err(StepError::KvFull { needs_bytes: one / 10, free_bytes: 0 }));
+        assert_eq!(
+            refused,
+            Err(StepError::KvFull {
+                needs_bytes: one / 10,
+                free_bytes: 0
+            })
+        );
         drop(first);
         assert_eq!(pool.used_bytes(), one);
         drop((pool.slot(10).unwrap(), second));
@@ -172,7 +206,10 @@ mod tests {
     fn impossible_contexts_are_refused() {
         let pool = KvPool::new(SHAPE, u64::MAX);
         assert!(matches!(pool.slot(0), Err(StepError::Invalid(_))));
-        assert!(matches!(pool.slot(usize::MAX / 2), Err(StepError::Invalid(_))));
+        assert!(matches!(
+            pool.slot(usize::MAX / 2),
+            Err(StepError::Invalid(_))
+        ));
         assert_eq!(pool.used_bytes(), 0);
     }
 
@@ -185,6 +222,11 @@ mod tests {
         assert_eq!(slot.len(), 7);
         slot.truncate(3);
         assert_eq!(slot.len(), 3);
-        assert_eq!(slot.tensors().map(|tensor| tensor.len()).collect::<Vec<_>>(), vec![3 * 10 * 4; 4]);
+        assert_eq!(
+            slot.tensors()
+                .map(|tensor| tensor.len())
+                .collect::<Vec<_>>(),
+            vec![3 * 10 * 4; 4]
+        );
     }
 }

@@ -134,5 +134,9 @@ pub trait StepEngine: Send + Sync {
     /// A fresh memory for one sequence of at most `context` tokens, counted against the engine's pool.
     fn new_slot(&self, context: usize) -> Result<KvSlot, StepError>;
     /// Runs one step over `rows`; either every row advances or none does.
-    fn step(&self, rows: &mut [StepRow<'_>], terminate: &Terminate) -> Result<StepOutput, StepError>;
+    fn step(
+        &self,
+        rows: &mut [StepRow<'_>],
+        terminate: &Terminate,
+    ) -> Result<StepOutput, StepError>;
 }

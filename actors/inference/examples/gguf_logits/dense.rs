@@ -31,9 +31,18 @@ impl DenseModel {
         let gguf = Gguf::parse(&bytes)?;
         let shape = shape(&gguf)?;
         let (weights, entries, experts) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
-        let mut model = Self { shape, weights, experts, entries };
-        model.weights.insert(TensorName::Embedding, tensor(&gguf, "token_embd.weight")?);
-        model.weights.insert(TensorName::OutputNorm, tensor(&gguf, "output_norm.weight")?);
+        let mut model = Self {
+            shape,
+            weights,
+            experts,
+            entries,
+        };
+        model
+            .weights
+            .insert(TensorName::Embedding, tensor(&gguf, "token_embd.weight")?);
+        model
+            .weights
+            .insert(TensorName::OutputNorm, tensor(&gguf, "output_norm.weight")?);
         for layer in 0..shape.layers {
             model.read_layer(&gguf, layer)?;
         }
@@ -53,11 +62,19 @@ impl DenseModel {
             (name(LayerPart::FfnNorm), read("ffn_norm")?),
             (name(LayerPart::Router), router),
         ]);
-        let (gate, up, down) = (read("ffn_gate")?, read("ffn_up")?, transposed(&read("ffn_down")?, self.shape.hidden));
+        let (gate, up, down) = (
+            read("ffn_gate")?,
+            read("ffn_up")?,
+            transposed(&read("ffn_down")?, self.shape.hidden),
+        );
         for expert in 0..EXPERTS {
             let len = self.shape.neurons * self.shape.hidden;
             let part = |matrix: &[f32]| matrix[expert * len..][..len].to_vec();
-            self.add_expert(layer, expert, [part(&gate), part(&up), part(&down)].concat());
+            self.add_expert(
+                layer,
+                expert,
+                [part(&gate), part(&up), part(&down)].concat(),
+            );
         }
         Ok(())
     }
@@ -66,7 +83,14 @@ impl DenseModel {
         let name = TensorName::expert_of(layer as u16, expert as u16);
         let payload = PayloadHash::of_bytes(name.to_string().as_bytes());
         let block = BlockHash::from_bytes(*payload.as_bytes());
-        self.entries.insert(name, ModelEntry { block, payload, payload_len: size_of_val(rows.as_slice()) as u64 });
+        self.entries.insert(
+            name,
+            ModelEntry {
+                block,
+                payload,
+                payload_len: size_of_val(rows.as_slice()) as u64,
+            },
+        );
         self.experts.insert(payload, Arc::new(Rows(rows)));
     }
 }
@@ -101,7 +125,10 @@ impl ExpertTable for DenseModel {
     ) -> Result<(Lease, bool), LeaseError> {
         match self.experts.get(payload) {
             Some(rows) => Ok((Arc::clone(rows) as Lease, false)),
-            None => Err(LeaseError::Unavailable { name: *name, why: "not in the file".to_owned() }),
+            None => Err(LeaseError::Unavailable {
+                name: *name,
+                why: "not in the file".to_owned(),
+            }),
         }
     }
 
@@ -146,5 +173,7 @@ fn tensor(gguf: &Gguf<'_>, name: &str) -> Result<Vec<f32>> {
 
 fn transposed(matrix: &[f32], rows: usize) -> Vec<f32> {
     let columns = matrix.len() / rows;
-    (0..columns).flat_map(|column| (0..rows).map(move |row| matrix[row * columns + column])).collect()
+    (0..columns)
+        .flat_map(|column| (0..rows).map(move |row| matrix[row * columns + column]))
+        .collect()
 }

@@ -39,19 +39,37 @@ fn main() -> Result<()> {
 
 fn engine(gguf: &Path, library: PathBuf) -> Result<Engine> {
     let model = Arc::new(DenseModel::read(gguf)?);
-    let ffn = ExpertFfn::new(model.shape, &model.entries, Arc::clone(&model) as _, Arc::new(ReferenceKernel))?;
+    let ffn = ExpertFfn::new(
+        model.shape,
+        &model.entries,
+        Arc::clone(&model) as _,
+        Arc::new(ReferenceKernel),
+    )?;
     let mut options = EngineOptions::new(library);
     options.threads = std::thread::available_parallelism()?.get();
-    Ok(Engine::with_ffn(options, model.shape, model, Arc::new(ffn))?)
+    Ok(Engine::with_ffn(
+        options,
+        model.shape,
+        model,
+        Arc::new(ffn),
+    )?)
 }
 
 fn write_logits(engine: &Engine, line: &Line, out: &Path) -> Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(out)?);
     let mut kv = engine.new_slot(line.tokens.len())?;
-    let (prompt, rest) = line.tokens.split_at_checked(line.prompt_len).context("a prompt longer than its line")?;
+    let (prompt, rest) = line
+        .tokens
+        .split_at_checked(line.prompt_len)
+        .context("a prompt longer than its line")?;
     for tokens in std::iter::once(prompt).chain(rest.chunks(1)) {
         let top_k = engine.shape().experts as u32;
-        let mut rows = [StepRow { tokens, kv: &mut kv, top_k, logits: Logits::Last }];
+        let mut rows = [StepRow {
+            tokens,
+            kv: &mut kv,
+            top_k,
+            logits: Logits::Last,
+        }];
         let output = engine.step(&mut rows, &Terminate::default())?;
         for logit in output.logits.concat() {
             file.write_all(&logit.to_le_bytes())?;

@@ -17,8 +17,14 @@ pub fn choose(
     corrupt: &[bool],
 ) -> Result<Vec<Vec<u32>>, usize> {
     let routed = corrupt.len() - always_on;
-    let healthy: Vec<usize> = (always_on..corrupt.len()).filter(|expert| !corrupt[*expert]).collect();
-    let needed = rows.iter().map(|row| row.top_k - always_on).max().unwrap_or(0);
+    let healthy: Vec<usize> = (always_on..corrupt.len())
+        .filter(|expert| !corrupt[*expert])
+        .collect();
+    let needed = rows
+        .iter()
+        .map(|row| row.top_k - always_on)
+        .max()
+        .unwrap_or(0);
     if let Some(missing) = missing(always_on, corrupt, healthy.len() < needed) {
         return Err(missing);
     }
@@ -26,8 +32,12 @@ pub fn choose(
     for row in rows {
         for token in row.tokens.clone() {
             let scores = &scores[token * routed..][..routed];
-            let best = best(&healthy, row.top_k - always_on, |expert| scores[expert - always_on]);
-            (0..always_on).chain(best).for_each(|expert| tokens_of[expert].push(token as u32));
+            let best = best(&healthy, row.top_k - always_on, |expert| {
+                scores[expert - always_on]
+            });
+            (0..always_on)
+                .chain(best)
+                .for_each(|expert| tokens_of[expert].push(token as u32));
         }
     }
     Ok(tokens_of)
@@ -53,11 +63,16 @@ mod tests {
     use super::*;
 
     fn one_token(top_k: usize) -> [RowSpan; 1] {
-        [RowSpan { tokens: 0..1, top_k }]
+        [RowSpan {
+            tokens: 0..1,
+            top_k,
+        }]
     }
 
     fn chosen(tokens_of: &[Vec<u32>]) -> Vec<usize> {
-        (0..tokens_of.len()).filter(|expert| !tokens_of[*expert].is_empty()).collect()
+        (0..tokens_of.len())
+            .filter(|expert| !tokens_of[*expert].is_empty())
+            .collect()
     }
 
     #[test]
@@ -79,16 +94,30 @@ mod tests {
 
     #[test]
     fn every_row_has_its_own_count() {
-        let rows = [RowSpan { tokens: 0..2, top_k: 1 }, RowSpan { tokens: 2..3, top_k: 2 }];
+        let rows = [
+            RowSpan {
+                tokens: 0..2,
+                top_k: 1,
+            },
+            RowSpan {
+                tokens: 2..3,
+                top_k: 2,
+            },
+        ];
         let scores = [5.0, 6.0, 5.0, 6.0, 6.0, 5.0];
-        assert_eq!(choose(&rows, &scores, 1, &[false; 3]), Ok(vec![vec![0, 1, 2], vec![2], vec![]]));
+        assert_eq!(
+            choose(&rows, &scores, 1, &[false; 3]),
+            Ok(vec![vec![0, 1, 2], vec![2], vec![]])
+        );
     }
 
     #[test]
     fn corrupt_routed_experts_are_passed_over_while_others_suffice() {
         let corrupt = [false, false, true, false];
         let scores = [1.0, 9.0, 2.0];
-        let pick = |top_k| choose(&one_token(top_k), &scores, 1, &corrupt).map(|tokens_of| chosen(&tokens_of));
+        let pick = |top_k| {
+            choose(&one_token(top_k), &scores, 1, &corrupt).map(|tokens_of| chosen(&tokens_of))
+        };
         assert_eq!(pick(2), Ok(vec![0, 3]));
         assert_eq!(pick(3), Ok(vec![0, 1, 3]));
         assert_eq!(pick(4), Err(2));
@@ -96,6 +125,9 @@ mod tests {
 
     #[test]
     fn a_corrupt_always_on_expert_is_never_passed_over() {
-        assert_eq!(choose(&one_token(2), &[1.0, 1.0], 2, &[false, true, false, false]), Err(1));
+        assert_eq!(
+            choose(&one_token(2), &[1.0, 1.0], 2, &[false, true, false, false]),
+            Err(1)
+        );
     }
 }

@@ -54,13 +54,23 @@ impl ExpertFfn {
         table: Arc<dyn ExpertTable>,
         kernel: Arc<dyn ExpertKernel>,
     ) -> Result<Self, EngineError> {
-        let names = (0..shape.layers).flat_map(|layer| (0..shape.experts).map(move |expert| (layer, expert)));
+        let names = (0..shape.layers)
+            .flat_map(|layer| (0..shape.experts).map(move |expert| (layer, expert)));
         let names = names.map(|(layer, expert)| TensorName::expert_of(layer as u16, expert as u16));
         let experts = names.map(|name| match entries.get(&name) {
             Some(entry) => Ok((name, entry.payload)),
-            None => Err(EngineError::Weight { name, why: "the manifest does not name it".to_owned() }),
+            None => Err(EngineError::Weight {
+                name,
+                why: "the manifest does not name it".to_owned(),
+            }),
         });
-        Ok(Self { shape, experts: experts.collect::<Result<_, _>>()?, table, kernel, health: Mutex::default() })
+        Ok(Self {
+            shape,
+            experts: experts.collect::<Result<_, _>>()?,
+            table,
+            kernel,
+            health: Mutex::default(),
+        })
     }
 
     fn expert(&self, layer: usize, expert: usize) -> &(TensorName, PayloadHash) {
@@ -74,7 +84,11 @@ impl ExpertFfn {
         if let Some(health) = known.as_ref().filter(|health| health.epoch == epoch) {
             return Arc::clone(health);
         }
-        let corrupt = self.experts.iter().map(|(_, payload)| self.table.corruption(payload).is_some()).collect();
+        let corrupt = self
+            .experts
+            .iter()
+            .map(|(_, payload)| self.table.corruption(payload).is_some())
+            .collect();
         Arc::clone(known.insert(Arc::new(Health { epoch, corrupt })))
     }
 
@@ -83,7 +97,11 @@ impl ExpertFfn {
         let missing = |expert| {
             let (name, payload) = *self.expert(call.layer, expert);
             let fault = self.table.corruption(&payload).unwrap_or_default();
-            StepError::Expert(LeaseError::Corrupt { name, payload, fault })
+            StepError::Expert(LeaseError::Corrupt {
+                name,
+                payload,
+                fault,
+            })
         };
         choose(&call.run.rows, call.scores, self.shape.always_on, corrupt).map_err(missing)
     }
@@ -91,7 +109,9 @@ impl ExpertFfn {
     fn add_up(&self, call: &mut FfnCall<'_>, tokens_of: &[Vec<u32>]) -> Result<(), StepError> {
         call.output.fill(0.0);
         let items = tokens_of.iter().enumerate().flat_map(|(expert, tokens)| {
-            tokens.chunks(ITEM_ROWS).map(move |tokens| Item { expert, tokens })
+            tokens
+                .chunks(ITEM_ROWS)
+                .map(move |tokens| Item { expert, tokens })
         });
         let items: Vec<_> = items.collect();
         waves(&items).try_for_each(|wave| self.add_wave(call, wave))
@@ -100,7 +120,8 @@ impl ExpertFfn {
     /// Workers take the next item each; the sum is made in the items' order, whoever computed them.
     fn add_wave(&self, call: &mut FfnCall<'_>, items: &[Item<'_>]) -> Result<(), StepError> {
         let (layer, run, input) = (call.layer, call.run, call.input);
-        let done: Vec<OnceLock<Result<Vec<f32>, StepError>>> = items.iter().map(|_| OnceLock::new()).collect();
+        let done: Vec<OnceLock<Result<Vec<f32>, StepError>>> =
+            items.iter().map(|_| OnceLock::new()).collect();
         let next = AtomicUsize::new(0);
         let work = |_| {
             while let Some((item, done)) = take(&next, items, &done) {
@@ -115,7 +136,10 @@ impl ExpertFfn {
             workers => call.workers.run(workers, &work),
         }
         let results = done.into_iter().filter_map(OnceLock::into_inner);
-        items.iter().zip(results).try_for_each(|(item, result)| Ok(add(call, item, &result?)))
+        items
+            .iter()
+            .zip(results)
+            .try_for_each(|(item, result)| Ok(add(call, item, &result?)))
     }
 
     fn contribution(
@@ -129,15 +153,24 @@ impl ExpertFfn {
             return Err(StepError::Terminated);
         }
         let (name, payload) = self.expert(layer, item.expert);
-        let (lease, waited) = self.table.lease(name, payload, self.kernel.form(), run.deadline)?;
+        let (lease, waited) = self
+            .table
+            .lease(name, payload, self.kernel.form(), run.deadline)?;
         if waited {
             run.count_load();
         }
-        let ModelShape { hidden, neurons, .. } = self.shape;
+        let ModelShape {
+            hidden, neurons, ..
+        } = self.shape;
         let mut gathered = Vec::new();
         let input = item.rows(input, hidden, &mut gathered);
         let mut output = vec![0.0; input.len()];
-        let computed = self.kernel.compute(lease.as_ref(), ExpertSize { hidden, neurons }, input, &mut output);
+        let computed = self.kernel.compute(
+            lease.as_ref(),
+            ExpertSize { hidden, neurons },
+            input,
+            &mut output,
+        );
         if !lease.intact() {
             return Err(self.damaged(*name, *payload));
         }
@@ -148,7 +181,12 @@ impl ExpertFfn {
     fn damaged(&self, name: TensorName, payload: PayloadHash) -> StepError {
         let fault = "the file was damaged while it was mapped".to_owned();
         self.table.report_damage(&name, &payload, &fault);
-        LeaseError::Corrupt { name, payload, fault }.into()
+        LeaseError::Corrupt {
+            name,
+            payload,
+            fault,
+        }
+        .into()
     }
 }
 
@@ -159,12 +197,15 @@ impl FfnCompute for ExpertFfn {
             let health = self.health();
             let tokens_of = self.choose(call, &health)?;
             match self.add_up(call, &tokens_of) {
-                Err(StepError::Expert(LeaseError::Corrupt { .. })) if self.health().epoch != health.epoch => {}
+                Err(StepError::Expert(LeaseError::Corrupt { .. }))
+                    if self.health().epoch != health.epoch => {}
                 Err(fault) => return Err(fault),
                 Ok(()) => return Ok(count(call, &tokens_of)),
             }
         }
-        Err(StepError::Runtime("experts become corrupt faster than they can be chosen".to_owned()))
+        Err(StepError::Runtime(
+            "experts become corrupt faster than they can be chosen".to_owned(),
+        ))
     }
 }
 
@@ -175,7 +216,9 @@ impl Item<'_> {
         if self.tokens[count - 1] as usize == first + count - 1 {
             return &input[first * hidden..][..count * hidden];
         }
-        self.tokens.iter().for_each(|token| gathered.extend_from_slice(&input[*token as usize * hidden..][..hidden]));
+        self.tokens.iter().for_each(|token| {
+            gathered.extend_from_slice(&input[*token as usize * hidden..][..hidden])
+        });
         gathered
     }
 }
@@ -200,9 +243,15 @@ fn waves<'a>(mut items: &'a [Item<'a>]) -> impl Iterator<Item = &'a [Item<'a>]> 
 }
 
 fn add(call: &mut FfnCall<'_>, item: &Item<'_>, contribution: &[f32]) {
-    for (token, contribution) in item.tokens.iter().zip(contribution.chunks_exact(call.hidden)) {
+    for (token, contribution) in item
+        .tokens
+        .iter()
+        .zip(contribution.chunks_exact(call.hidden))
+    {
         let sums = &mut call.output[*token as usize * call.hidden..][..call.hidden];
-        sums.iter_mut().zip(contribution).for_each(|(sum, addition)| *sum += addition);
+        sums.iter_mut()
+            .zip(contribution)
+            .for_each(|(sum, addition)| *sum += addition);
     }
 }
 
@@ -210,7 +259,12 @@ fn count(call: &FfnCall<'_>, tokens_of: &[Vec<u32>]) {
     for (row, RowSpan { tokens: span, .. }) in call.run.rows.iter().enumerate() {
         for (expert, tokens) in tokens_of.iter().enumerate() {
             let before = |end: usize| tokens.partition_point(|token| (*token as usize) < end);
-            call.run.count(row, call.layer, expert, before(span.end) - before(span.start));
+            call.run.count(
+                row,
+                call.layer,
+                expert,
+                before(span.end) - before(span.start),
+            );
         }
     }
 }

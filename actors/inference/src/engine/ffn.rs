@@ -34,7 +34,9 @@ impl RunState {
 
     /// Notes that `expert` of `layer` computed `tokens` tokens of the row.
     pub fn count(&self, row: usize, layer: usize, expert: usize, tokens: usize) {
-        self.tally.slot(row, layer, expert).fetch_add(tokens as u64, Ordering::Relaxed);
+        self.tally
+            .slot(row, layer, expert)
+            .fetch_add(tokens as u64, Ordering::Relaxed);
     }
 
     /// Notes that an expert had to be loaded.
@@ -53,8 +55,15 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub fn new(rows: usize, layers: usize, experts: usize) -> Self {
-        let tokens = std::iter::repeat_with(AtomicU64::default).take(rows * layers * experts).collect();
-        Self { layers, experts, tokens, loaded: AtomicU32::new(0) }
+        let tokens = std::iter::repeat_with(AtomicU64::default)
+            .take(rows * layers * experts)
+            .collect();
+        Self {
+            layers,
+            experts,
+            tokens,
+            loaded: AtomicU32::new(0),
+        }
     }
 
     fn slot(&self, row: usize, layer: usize, expert: usize) -> &AtomicU64 {
@@ -63,9 +72,14 @@ impl Tally {
 
     /// Layer, expert and tokens of each expert that took part in the row.
     pub fn of_row(&self, row: usize) -> impl Iterator<Item = (usize, usize, u64)> {
-        let pairs = (0..self.layers).flat_map(|layer| (0..self.experts).map(move |expert| (layer, expert)));
+        let pairs =
+            (0..self.layers).flat_map(|layer| (0..self.experts).map(move |expert| (layer, expert)));
         let counted = pairs.map(move |(layer, expert)| {
-            (layer, expert, self.slot(row, layer, expert).load(Ordering::Relaxed))
+            (
+                layer,
+                expert,
+                self.slot(row, layer, expert).load(Ordering::Relaxed),
+            )
         });
         counted.filter(|(_, _, tokens)| *tokens > 0)
     }

@@ -7,6 +7,7 @@ mod kernel;
 mod operator;
 mod runs;
 mod session;
+mod swiglu;
 mod value;
 mod weights;
 
@@ -23,7 +24,8 @@ use parking_lot::Mutex;
 
 pub use experts::ExpertFfn;
 pub use ffn::{FfnCall, FfnCompute, RowSpan, RunState, Workers};
-pub use kernel::{ExpertKernel, ExpertSize, ReferenceKernel, swiglu};
+pub use kernel::{ExpertKernel, ExpertSize, ReferenceKernel};
+pub use swiglu::swiglu;
 pub use weights::WeightSource;
 
 use crate::graph::{ModelShape, step_graph};
@@ -226,15 +228,30 @@ impl Engine {
             return Ok(Arc::clone(session));
         }
         let graph = step_graph(&self.shape, rows, self.options.context_max);
-        let Self { environment, domain, options, .. } = self;
-        let session = GraphSession::new(environment, &graph, domain, options.threads, &options.provider)?;
+        let Self {
+            environment,
+            domain,
+            options,
+            ..
+        } = self;
+        let session = GraphSession::new(
+            environment,
+            &graph,
+            domain,
+            options.threads,
+            &options.provider,
+        )?;
         Ok(Arc::clone(place.insert(Arc::new(session))))
     }
 
     fn check(&self, rows: &[StepRow<'_>]) -> Result<(), StepError> {
         let invalid = |why: String| Err(StepError::Invalid(why));
         if rows.is_empty() || rows.len() > self.options.rows_max {
-            return invalid(format!("{} rows, 1 to {} are possible", rows.len(), self.options.rows_max));
+            return invalid(format!(
+                "{} rows, 1 to {} are possible",
+                rows.len(),
+                self.options.rows_max
+            ));
         }
         for (number, row) in rows.iter().enumerate() {
             if let Err(why) = self.check_row(row) {
@@ -245,28 +262,54 @@ impl Engine {
     }
 
     fn check_row(&self, row: &StepRow<'_>) -> Result<(), String> {
-        let (tokens, ModelShape { always_on, experts, .. }) = (row.tokens.len(), self.shape);
+        let (
+            tokens,
+            ModelShape {
+                always_on, experts, ..
+            },
+        ) = (row.tokens.len(), self.shape);
         if tokens == 0 || tokens > self.options.chunk_max {
-            return Err(format!("{tokens} tokens, 1 to {} are possible", self.options.chunk_max));
+            return Err(format!(
+                "{tokens} tokens, 1 to {} are possible",
+                self.options.chunk_max
+            ));
         }
         if row.kv.shape() != self.shape.kv() || row.kv.context() > self.options.context_max {
             return Err("its memory was made for another model".to_owned());
         }
         if row.kv.len() + tokens > row.kv.context() {
-            return Err(format!("{} tokens and {tokens} more exceed {}", row.kv.len(), row.kv.context()));
+            return Err(format!(
+                "{} tokens and {tokens} more exceed {}",
+                row.kv.len(),
+                row.kv.context()
+            ));
         }
-        if let Some(token) = row.tokens.iter().find(|token| **token as usize >= self.shape.vocab) {
+        if let Some(token) = row
+            .tokens
+            .iter()
+            .find(|token| **token as usize >= self.shape.vocab)
+        {
             return Err(format!("token {token} is not in the vocabulary"));
         }
         if (row.top_k as usize) < always_on || row.top_k as usize > experts {
-            return Err(format!("{} experts, {always_on} to {experts} are possible", row.top_k));
+            return Err(format!(
+                "{} experts, {always_on} to {experts} are possible",
+                row.top_k
+            ));
         }
         Ok(())
     }
 
     /// Runs the checked rows and returns the logits of all wanted positions.
-    fn run(&self, rows: &mut [StepRow<'_>], run_id: i64, options: &RunOptions) -> Result<Vec<f32>, StepError> {
-        let session = self.session(rows.len()).map_err(|why| StepError::Runtime(why.to_string()))?;
+    fn run(
+        &self,
+        rows: &mut [StepRow<'_>],
+        run_id: i64,
+        options: &RunOptions,
+    ) -> Result<Vec<f32>, StepError> {
+        let session = self
+            .session(rows.len())
+            .map_err(|why| StepError::Runtime(why.to_string()))?;
         let plan = StepPlan::new(rows);
         let mut logits = vec![0.0; plan.positions.len() * self.shape.vocab];
         self.run_on(&session, rows, &plan, run_id, &mut logits, options)
@@ -287,16 +330,24 @@ impl Engine {
         let step = plan.tensors(&run_id)?;
         let memory = self.memory(rows)?;
         let logits = Tensor::writing(logits, &[1, plan.positions.len(), self.shape.vocab])?;
-        let inputs: Vec<_> = step.iter().chain(self.weights.tensors()).chain(&memory).collect();
+        let inputs: Vec<_> = step
+            .iter()
+            .chain(self.weights.tensors())
+            .chain(&memory)
+            .collect();
         let outputs: Vec<_> = std::iter::once(&logits).chain(&memory).collect();
         session.run(&inputs, &outputs, options)
     }
 
     fn memory<'r>(&self, rows: &'r mut [StepRow<'_>]) -> ort::Result<Vec<Tensor<'r>>> {
-        let ModelShape { kv_heads, head_dim, .. } = self.shape;
+        let ModelShape {
+            kv_heads, head_dim, ..
+        } = self.shape;
         let slots = rows.iter_mut().flat_map(|row| {
             let dims = [1, kv_heads, row.kv.context(), head_dim];
-            row.kv.tensors().map(move |memory| Tensor::writing(memory, &dims))
+            row.kv
+                .tensors()
+                .map(move |memory| Tensor::writing(memory, &dims))
         });
         slots.collect()
     }
@@ -327,14 +378,21 @@ impl StepEngine for Engine {
     fn new_slot(&self, context: usize) -> Result<KvSlot, StepError> {
         if context > self.options.context_max {
             let bound = self.options.context_max;
-            return Err(StepError::Invalid(format!("a context of {context} tokens, {bound} are possible")));
+            return Err(StepError::Invalid(format!(
+                "a context of {context} tokens, {bound} are possible"
+            )));
         }
         self.pool.slot(context)
     }
 
-    fn step(&self, rows: &mut [StepRow<'_>], terminate: &Terminate) -> Result<StepOutput, StepError> {
+    fn step(
+        &self,
+        rows: &mut [StepRow<'_>],
+        terminate: &Terminate,
+    ) -> Result<StepOutput, StepError> {
         self.check(rows)?;
-        let run_options = RunOptions::new().map_err(|why| StepError::Runtime(why.message().to_owned()))?;
+        let run_options =
+            RunOptions::new().map_err(|why| StepError::Runtime(why.message().to_owned()))?;
         let run_options = Arc::new(run_options);
         let _attached = terminate.attach(&run_options);
         let guard = self.runs.enter(RunState {
@@ -348,8 +406,14 @@ impl StepEngine for Engine {
         if let Some(damage) = self.weights.damage() {
             return Err(damage.into());
         }
-        rows.iter_mut().for_each(|row| row.kv.advance(row.tokens.len()));
-        Ok(output(rows, logits, self.shape.vocab, &guard.context.state.tally))
+        rows.iter_mut()
+            .for_each(|row| row.kv.advance(row.tokens.len()));
+        Ok(output(
+            rows,
+            logits,
+            self.shape.vocab,
+            &guard.context.state.tally,
+        ))
     }
 }
 
@@ -367,7 +431,11 @@ impl StepPlan {
         let total = |row: &StepRow<'_>| (row.kv.len() + row.tokens.len()) as i32;
         let total_length: Vec<_> = rows.iter().map(total).collect();
         Self {
-            tokens: rows.iter().flat_map(|row| row.tokens).map(|token| i64::from(*token)).collect(),
+            tokens: rows
+                .iter()
+                .flat_map(|row| row.tokens)
+                .map(|token| i64::from(*token))
+                .collect(),
             positions: positions(rows),
             row_lengths: rows.iter().map(|row| row.tokens.len() as i64).collect(),
             last_index: total_length.iter().map(|total| total - 1).collect(),
@@ -383,7 +451,10 @@ impl StepPlan {
             Tensor::reading(run_id, &[1])?,
         ];
         if self.row_lengths.len() > 1 {
-            tensors.push(Tensor::reading(&self.row_lengths, &[self.row_lengths.len()])?);
+            tensors.push(Tensor::reading(
+                &self.row_lengths,
+                &[self.row_lengths.len()],
+            )?);
         }
         for (last, total) in self.last_index.iter().zip(&self.total_length) {
             tensors.push(Tensor::reading(std::slice::from_ref(last), &[1])?);
@@ -398,7 +469,10 @@ fn spans(rows: &[StepRow<'_>]) -> Vec<RowSpan> {
     let span = |row: &StepRow<'_>| {
         let start = end;
         end += row.tokens.len();
-        RowSpan { tokens: start..end, top_k: row.top_k as usize }
+        RowSpan {
+            tokens: start..end,
+            top_k: row.top_k as usize,
+        }
     };
     rows.iter().map(span).collect()
 }
@@ -410,7 +484,11 @@ fn positions(rows: &[StepRow<'_>]) -> Vec<i64> {
         Logits::Last => span.tokens.end - 1..span.tokens.end,
         Logits::All => span.tokens,
     };
-    rows.iter().zip(spans(rows)).flat_map(wanted).map(|position| position as i64).collect()
+    rows.iter()
+        .zip(spans(rows))
+        .flat_map(wanted)
+        .map(|position| position as i64)
+        .collect()
 }
 
 fn output(rows: &[StepRow<'_>], mut logits: Vec<f32>, vocab: usize, tally: &Tally) -> StepOutput {
@@ -424,7 +502,8 @@ fn output(rows: &[StepRow<'_>], mut logits: Vec<f32>, vocab: usize, tally: &Tall
         std::mem::replace(&mut logits, rest)
     };
     let counts = |row| {
-        let named = |(layer, expert, tokens)| (TensorName::expert_of(layer as u16, expert as u16), tokens);
+        let named =
+            |(layer, expert, tokens)| (TensorName::expert_of(layer as u16, expert as u16), tokens);
         tally.of_row(row).map(named).collect()
     };
     StepOutput {
@@ -435,12 +514,22 @@ fn output(rows: &[StepRow<'_>], mut logits: Vec<f32>, vocab: usize, tally: &Tall
 }
 
 fn validate(options: &EngineOptions, shape: &ModelShape) -> Result<(), EngineError> {
-    let positive = [options.threads, options.rows_max, options.chunk_max, options.context_max];
+    let positive = [
+        options.threads,
+        options.rows_max,
+        options.chunk_max,
+        options.context_max,
+    ];
     if positive.contains(&0) {
-        return Err(EngineError::Options("threads, rows, chunk and context must be at least 1".to_owned()));
+        return Err(EngineError::Options(
+            "threads, rows, chunk and context must be at least 1".to_owned(),
+        ));
     }
     if options.context_max > shape.context {
-        let why = format!("a context of {}, the model was made for {}", options.context_max, shape.context);
+        let why = format!(
+            "a context of {}, the model was made for {}",
+            options.context_max, shape.context
+        );
         return Err(EngineError::Options(why));
     }
     if options.threads > i32::MAX as usize {

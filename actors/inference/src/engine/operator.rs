@@ -4,7 +4,9 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
-use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput};
+use ort::operator::{
+    ComputeContext, Kernel, KernelContext, Operator, OperatorDomain, OperatorInput, OperatorOutput,
+};
 use ort::value::TensorElementType;
 use parking_lot::Mutex;
 
@@ -38,7 +40,9 @@ unsafe impl Sync for Domain {}
 
 impl Domain {
     pub fn new(shared: Arc<Shared>) -> ort::Result<Self> {
-        OperatorDomain::new(BLYAN)?.add(FfnOperator(shared)).map(|domain| Self(Arc::new(domain)))
+        OperatorDomain::new(BLYAN)?
+            .add(FfnOperator(shared))
+            .map(|domain| Self(Arc::new(domain)))
     }
 
     pub fn get(&self) -> Arc<OperatorDomain> {
@@ -56,17 +60,30 @@ impl Operator for FfnOperator {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [TensorElementType::Float32, TensorElementType::Float32, TensorElementType::Int64].map(OperatorInput::required)
+        [
+            TensorElementType::Float32,
+            TensorElementType::Float32,
+            TensorElementType::Int64,
+        ]
+        .map(OperatorInput::required)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         [OperatorOutput::required(TensorElementType::Float32)]
     }
 
-    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<Self::Kernel<'attr>> {
-        let layer = context.get::<i64>("layer").and_then(|layer| usize::try_from(layer).ok());
+    fn create_kernel<'attr>(
+        &self,
+        context: &KernelContext<'attr>,
+    ) -> ort::Result<Self::Kernel<'attr>> {
+        let layer = context
+            .get::<i64>("layer")
+            .and_then(|layer| usize::try_from(layer).ok());
         let layer = layer.ok_or_else(|| ort::Error::new("the operator needs a layer"))?;
-        Ok(FfnKernel { layer, shared: Arc::clone(&self.0) })
+        Ok(FfnKernel {
+            layer,
+            shared: Arc::clone(&self.0),
+        })
     }
 }
 
@@ -100,7 +117,9 @@ fn leave(run: &RunContext, fault: StepError) -> ort::Error {
 
 impl FfnKernel {
     fn find_run(&self, context: &ComputeContext) -> ort::Result<Arc<RunContext>> {
-        let value = context.input(2)?.ok_or_else(|| ort::Error::new("no run id"))?;
+        let value = context
+            .input(2)?
+            .ok_or_else(|| ort::Error::new("no run id"))?;
         let (_, id) = value.try_extract_tensor::<i64>()?;
         let run = id.first().and_then(|id| self.shared.runs.find(*id));
         run.ok_or_else(|| ort::Error::new("the run is not known"))
@@ -112,17 +131,32 @@ impl FfnKernel {
             return Err(StepError::Terminated);
         }
         let refused = |why: ort::Error| StepError::Runtime(why.to_string());
-        let missing = || StepError::Runtime("the expert operator lacks an input or output".to_owned());
+        let missing =
+            || StepError::Runtime("the expert operator lacks an input or output".to_owned());
         let input = context.input(0).map_err(refused)?.ok_or_else(missing)?;
         let scores = context.input(1).map_err(refused)?.ok_or_else(missing)?;
         let (shape, input) = input.try_extract_tensor::<f32>().map_err(refused)?;
         let (_, scores) = scores.try_extract_tensor::<f32>().map_err(refused)?;
-        let mut output = context.output(0, shape.to_vec()).map_err(refused)?.ok_or_else(missing)?;
+        let mut output = context
+            .output(0, shape.to_vec())
+            .map_err(refused)?
+            .ok_or_else(missing)?;
         let (_, output) = output.try_extract_tensor_mut::<f32>().map_err(refused)?;
         let hidden = shape.last().map_or(0, |hidden| *hidden as usize);
-        let workers = Pool { context, threads: self.shared.threads };
+        let workers = Pool {
+            context,
+            threads: self.shared.threads,
+        };
         let (layer, run, workers) = (self.layer, &run.state, &workers);
-        self.shared.compute.compute(&mut FfnCall { layer, hidden, input, scores, output, run, workers })
+        self.shared.compute.compute(&mut FfnCall {
+            layer,
+            hidden,
+            input,
+            scores,
+            output,
+            run,
+            workers,
+        })
     }
 }
 

@@ -40,9 +40,16 @@ impl Runs {
     /// Makes the run known until the guard is dropped.
     pub fn enter(&self, state: RunState) -> RunGuard<'_> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
-        let context = Arc::new(RunContext { state, fault: Mutex::new(None) });
+        let context = Arc::new(RunContext {
+            state,
+            fault: Mutex::new(None),
+        });
         self.0.by_id.lock().insert(id, Arc::clone(&context));
-        RunGuard { runs: self, id, context }
+        RunGuard {
+            runs: self,
+            id,
+            context,
+        }
     }
 
     pub fn find(&self, id: i64) -> Option<Arc<RunContext>> {

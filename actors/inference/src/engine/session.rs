@@ -4,12 +4,12 @@ use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use ort::AsPointer;
 use ort::environment::Environment;
 use ort::ep::{self, ExecutionProviderDispatch};
 use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SharedSessionInner};
-use ort::AsPointer;
 use parking_lot::Mutex;
 
 use super::operator::Domain;
@@ -28,21 +28,37 @@ pub fn environment(path: &Path) -> Result<Environment, EngineError> {
         return same_library(loaded, path).map(|()| environment.clone());
     }
     let environment = load(path)?;
-    Ok(LOADED.get_or_init(|| (path.to_owned(), environment)).1.clone())
+    Ok(LOADED
+        .get_or_init(|| (path.to_owned(), environment))
+        .1
+        .clone())
 }
 
 fn same_library(loaded: &Path, wanted: &Path) -> Result<(), EngineError> {
     if loaded == wanted {
         return Ok(());
     }
-    let why = format!("{} is loaded already; a process has one ONNX Runtime", loaded.display());
-    Err(EngineError::Library { path: wanted.to_owned(), why })
+    let why = format!(
+        "{} is loaded already; a process has one ONNX Runtime",
+        loaded.display()
+    );
+    Err(EngineError::Library {
+        path: wanted.to_owned(),
+        why,
+    })
 }
 
 fn load(path: &Path) -> Result<Environment, EngineError> {
-    let refused = |why: String| EngineError::Library { path: path.to_owned(), why };
+    let refused = |why: String| EngineError::Library {
+        path: path.to_owned(),
+        why,
+    };
     let builder = ort::init_from(path).map_err(|why| refused(why.to_string()))?;
-    let environment = builder.with_name("blyan").with_telemetry(false).with_logger(Arc::new(log)).build();
+    let environment = builder
+        .with_name("blyan")
+        .with_telemetry(false)
+        .with_logger(Arc::new(log))
+        .build();
     let environment = environment.map_err(|why| refused(why.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     Ok(environment)
@@ -73,18 +89,32 @@ impl GraphSession {
         threads: usize,
         provider: &Provider,
     ) -> Result<Self, EngineError> {
-        let session = commit(environment, graph, domain, threads, provider).map_err(|why| provider.explain(&why))?;
+        let session = commit(environment, graph, domain, threads, provider)
+            .map_err(|why| provider.explain(&why))?;
         let (input_names, output_names) = (c_names(&graph.inputs)?, c_names(&graph.outputs)?);
-        Ok(Self { session: session.inner(), input_names, output_names })
+        Ok(Self {
+            session: session.inner(),
+            input_names,
+            output_names,
+        })
     }
 
     /// Runs the graph. Both lists stand in the graph's order.
-    pub fn run(&self, inputs: &[&Tensor<'_>], outputs: &[&Tensor<'_>], options: &RunOptions) -> ort::Result<()> {
+    pub fn run(
+        &self,
+        inputs: &[&Tensor<'_>],
+        outputs: &[&Tensor<'_>],
+        options: &RunOptions,
+    ) -> ort::Result<()> {
         if inputs.len() != self.input_names.len() || outputs.len() != self.output_names.len() {
             return Err(ort::Error::new("wrong number of inputs or outputs"));
         }
-        let (input_names, output_names) = (pointers(&self.input_names), pointers(&self.output_names));
-        let inputs: Vec<_> = inputs.iter().map(|tensor| tensor.as_ptr().cast_const()).collect();
+        let (input_names, output_names) =
+            (pointers(&self.input_names), pointers(&self.output_names));
+        let inputs: Vec<_> = inputs
+            .iter()
+            .map(|tensor| tensor.as_ptr().cast_const())
+            .collect();
         let mut outputs: Vec<_> = outputs.iter().map(|tensor| tensor.as_ptr()).collect();
         // SAFETY: all arrays are as long as said and outlive the call; names are NUL-terminated; every value is alive
         // (borrowed) during the call, and each output's memory is borrowed exclusively by its tensor. Concurrent `Run`
@@ -105,7 +135,10 @@ impl GraphSession {
 }
 
 fn c_names(names: &[String]) -> Result<Vec<CString>, EngineError> {
-    let names = names.iter().map(|name| CString::new(name.as_str())).collect::<Result<_, _>>();
+    let names = names
+        .iter()
+        .map(|name| CString::new(name.as_str()))
+        .collect::<Result<_, _>>();
     names.map_err(|why| EngineError::Graph(format!("a name: {why}")))
 }
 
@@ -135,11 +168,19 @@ fn commit(
 
 fn providers(provider: &Provider) -> Vec<ExecutionProviderDispatch> {
     // Without an arena what a step allocates goes back when it ends, instead of staying with the session at its peak.
-    let cpu = ep::CPU::default().with_arena_allocator(false).build().error_on_failure();
+    let cpu = ep::CPU::default()
+        .with_arena_allocator(false)
+        .build()
+        .error_on_failure();
     match provider {
         Provider::Cpu => vec![cpu],
-        Provider::Cuda { device, memory_bytes } => {
-            let cuda = ep::CUDA::default().with_device_id(*device).with_memory_limit(*memory_bytes);
+        Provider::Cuda {
+            device,
+            memory_bytes,
+        } => {
+            let cuda = ep::CUDA::default()
+                .with_device_id(*device)
+                .with_memory_limit(*memory_bytes);
             vec![cuda.build().error_on_failure(), cpu]
         }
     }

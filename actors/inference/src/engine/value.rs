@@ -49,7 +49,14 @@ impl<'a> Tensor<'a> {
     pub fn reading<T: Number>(data: &'a [T], dims: &[usize]) -> ort::Result<Self> {
         expect_len(data.len(), dims)?;
         // SAFETY: the slice is valid for 'a and ONNX Runtime never writes to the memory of an input.
-        unsafe { Self::over(data.as_ptr().cast_mut().cast(), size_of_val(data), dims, T::TYPE) }
+        unsafe {
+            Self::over(
+                data.as_ptr().cast_mut().cast(),
+                size_of_val(data),
+                dims,
+                T::TYPE,
+            )
+        }
     }
 
     /// A tensor to be written, an output (or both, where an operator works in place).
@@ -67,7 +74,12 @@ impl<'a> Tensor<'a> {
         dims: &[usize],
         element: ElementType,
     ) -> ort::Result<Self> {
-        let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
+        let memory = MemoryInfo::new(
+            AllocationDevice::CPU,
+            0,
+            AllocatorType::Device,
+            MemoryType::Default,
+        )?;
         let dims: Vec<i64> = dims.iter().map(|dim| *dim as i64).collect();
         let mut value = std::ptr::null_mut();
         // SAFETY: `dims` outlives the call, which copies it; the caller vouches for the data.
@@ -82,8 +94,12 @@ impl<'a> Tensor<'a> {
                 &mut value,
             )
         })?;
-        let value = NonNull::new(value).ok_or_else(|| ort::Error::new("ONNX Runtime made no tensor"))?;
-        Ok(Self { value, _memory: PhantomData })
+        let value =
+            NonNull::new(value).ok_or_else(|| ort::Error::new("ONNX Runtime made no tensor"))?;
+        Ok(Self {
+            value,
+            _memory: PhantomData,
+        })
     }
 
     pub fn as_ptr(&self) -> *mut sys::OrtValue {
@@ -99,6 +115,14 @@ impl Drop for Tensor<'_> {
 }
 
 fn expect_len(len: usize, dims: &[usize]) -> ort::Result<()> {
-    let elements = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
-    if elements == Some(len) { Ok(()) } else { Err(ort::Error::new(format!("{len} elements for a tensor {dims:?}"))) }
+    let elements = dims
+        .iter()
+        .try_fold(1usize, |product, dim| product.checked_mul(*dim));
+    if elements == Some(len) {
+        Ok(())
+    } else {
+        Err(ort::Error::new(format!(
+            "{len} elements for a tensor {dims:?}"
+        )))
+    }
 }

@@ -31,8 +31,16 @@ pub struct BoundWeights {
 impl BoundWeights {
     /// # Errors
     /// [`EngineError::Weight`] for one that is missing or of another size.
-    pub fn new(shape: &ModelShape, context: usize, source: Arc<dyn WeightSource>) -> Result<Self, EngineError> {
-        let mut bound = Self { tensors: Vec::new(), _tables: Vec::new(), source };
+    pub fn new(
+        shape: &ModelShape,
+        context: usize,
+        source: Arc<dyn WeightSource>,
+    ) -> Result<Self, EngineError> {
+        let mut bound = Self {
+            tensors: Vec::new(),
+            _tables: Vec::new(),
+            source,
+        };
         for table in rope_tables(shape, context) {
             bound.own(table, &[context, shape.head_dim / 2])?;
         }
@@ -52,26 +60,41 @@ impl BoundWeights {
 
     fn bind(&mut self, name: TensorName, [rows, columns]: [usize; 2]) -> Result<(), EngineError> {
         let weight = self.source.weight(&name);
-        let weight = weight.ok_or_else(|| EngineError::Weight { name, why: "it is missing".to_owned() })?;
+        let weight = weight.ok_or_else(|| EngineError::Weight {
+            name,
+            why: "it is missing".to_owned(),
+        })?;
         if weight.len() != rows * columns {
             let why = format!("{} numbers instead of {rows} x {columns}", weight.len());
             return Err(EngineError::Weight { name, why });
         }
-        if matches!(name, TensorName::Layer { part: LayerPart::Router, .. }) {
+        if matches!(
+            name,
+            TensorName::Layer {
+                part: LayerPart::Router,
+                ..
+            }
+        ) {
             let (matrix, bias) = split_bias(weight, columns);
             self.own(matrix, &[rows, columns - 1])?;
             return self.own(bias, &[rows]);
         }
         // SAFETY: the source is kept as long as the tensors, and gives the same memory as long as it lives.
-        let weight: &'static [f32] = unsafe { std::slice::from_raw_parts(weight.as_ptr(), weight.len()) };
-        let dims: &[usize] = if rows == 1 { &[columns] } else { &[rows, columns] };
+        let weight: &'static [f32] =
+            unsafe { std::slice::from_raw_parts(weight.as_ptr(), weight.len()) };
+        let dims: &[usize] = if rows == 1 {
+            &[columns]
+        } else {
+            &[rows, columns]
+        };
         self.tensors.push(Tensor::reading(weight, dims)?);
         Ok(())
     }
 
     fn own(&mut self, table: Vec<f32>, dims: &[usize]) -> Result<(), EngineError> {
         // SAFETY: the table is kept as long as the tensors and never changed; moving a `Vec` moves no element.
-        let elements: &'static [f32] = unsafe { std::slice::from_raw_parts(table.as_ptr(), table.len()) };
+        let elements: &'static [f32] =
+            unsafe { std::slice::from_raw_parts(table.as_ptr(), table.len()) };
         self.tensors.push(Tensor::reading(elements, dims)?);
         self._tables.push(table);
         Ok(())
@@ -82,7 +105,10 @@ impl BoundWeights {
 fn split_bias(router: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
     let rows = router.chunks_exact(columns);
     let bias = rows.clone().map(|row| row[columns - 1]).collect();
-    (rows.flat_map(|row| &row[..columns - 1]).copied().collect(), bias)
+    (
+        rows.flat_map(|row| &row[..columns - 1]).copied().collect(),
+        bias,
+    )
 }
 
 /// Cosines and sines of `position * base^(-2i / head_dim)`, each `[context, head_dim / 2]`.
@@ -91,7 +117,8 @@ fn rope_tables(shape: &ModelShape, context: usize) -> [Vec<f32>; 2] {
     let frequency = |i: usize| f64::from(shape.rope_base).powf(-(i as f64) / half as f64);
     let frequencies: Vec<f64> = (0..half).map(frequency).collect();
     let angles = |of: fn(f64) -> f64| {
-        let positions = (0..context).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
+        let positions =
+            (0..context).flat_map(|position| frequencies.iter().map(move |f| position as f64 * f));
         positions.map(|angle| of(angle) as f32).collect()
     };
     [angles(f64::cos), angles(f64::sin)]

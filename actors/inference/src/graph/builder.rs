@@ -3,8 +3,8 @@
 use prost::Message;
 
 use super::onnx::{
-    Attribute, AttributeKind, Dimension, Element, Extent, Graph, Model, Node, OperatorSet, Shape, TensorType, Type,
-    ValueInfo,
+    Attribute, AttributeKind, Dimension, Element, Extent, Graph, Model, Node, OperatorSet, Shape,
+    TensorType, Type, ValueInfo,
 };
 
 /// Operators of ONNX Runtime that are not in the ONNX standard.
@@ -31,7 +31,12 @@ pub struct GraphBuilder {
 
 impl GraphBuilder {
     pub fn new(name: &str) -> Self {
-        Self { graph: Graph { name: name.to_owned(), ..Graph::default() } }
+        Self {
+            graph: Graph {
+                name: name.to_owned(),
+                ..Graph::default()
+            },
+        }
     }
 
     /// Declares an input and returns its name.
@@ -48,11 +53,20 @@ impl GraphBuilder {
 
     /// Appends a node; nodes must come in an order in which each can be computed. An empty input is an optional one
     /// left out.
-    pub fn node(&mut self, (domain, op): (&str, &str), inputs: &[&str], outputs: &[&str], attributes: &[Attribute]) {
+    pub fn node(
+        &mut self,
+        (domain, op): (&str, &str),
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[Attribute],
+    ) {
         self.graph.node.push(Node {
             input: inputs.iter().map(|name| (*name).to_owned()).collect(),
             output: outputs.iter().map(|name| (*name).to_owned()).collect(),
-            name: outputs.first().map(|first| format!("{op}:{first}")).unwrap_or_default(),
+            name: outputs
+                .first()
+                .map(|first| format!("{op}:{first}"))
+                .unwrap_or_default(),
             op_type: op.to_owned(),
             attribute: attributes.to_vec(),
             domain: domain.to_owned(),
@@ -63,7 +77,10 @@ impl GraphBuilder {
     pub fn finish(self) -> (Vec<u8>, Vec<String>, Vec<String>) {
         let names = |values: &[ValueInfo]| values.iter().map(|value| value.name.clone()).collect();
         let (inputs, outputs) = (names(&self.graph.input), names(&self.graph.output));
-        let opset = |(domain, version): (&str, i64)| OperatorSet { domain: domain.to_owned(), version };
+        let opset = |(domain, version): (&str, i64)| OperatorSet {
+            domain: domain.to_owned(),
+            version,
+        };
         let model = Model {
             ir_version: IR_VERSION,
             producer_name: "blyan".to_owned(),
@@ -76,18 +93,41 @@ impl GraphBuilder {
 
 /// A whole-number attribute.
 pub fn int(name: &str, value: i64) -> Attribute {
-    Attribute { name: name.to_owned(), i: Some(value), f: None, kind: AttributeKind::Int.into() }
+    Attribute {
+        name: name.to_owned(),
+        i: Some(value),
+        f: None,
+        kind: AttributeKind::Int.into(),
+    }
 }
 
 /// A real attribute.
 pub fn float(name: &str, value: f32) -> Attribute {
-    Attribute { name: name.to_owned(), i: None, f: Some(value), kind: AttributeKind::Float.into() }
+    Attribute {
+        name: name.to_owned(),
+        i: None,
+        f: Some(value),
+        kind: AttributeKind::Float.into(),
+    }
 }
 
 fn value_info(name: &str, element: Element, dims: &[Dim<'_>]) -> ValueInfo {
-    let dim = dims.iter().map(|dim| Dimension { extent: Some(extent(*dim)) }).collect();
-    let tensor = TensorType { element: element.into(), shape: Some(Shape { dim }) };
-    ValueInfo { name: name.to_owned(), kind: Some(Type { tensor: Some(tensor) }) }
+    let dim = dims
+        .iter()
+        .map(|dim| Dimension {
+            extent: Some(extent(*dim)),
+        })
+        .collect();
+    let tensor = TensorType {
+        element: element.into(),
+        shape: Some(Shape { dim }),
+    };
+    ValueInfo {
+        name: name.to_owned(),
+        kind: Some(Type {
+            tensor: Some(tensor),
+        }),
+    }
 }
 
 fn extent(dim: Dim<'_>) -> Extent {

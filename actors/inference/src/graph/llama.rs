@@ -25,7 +25,11 @@ pub struct StepGraph {
 /// Writes the graph of a step over `rows` sequences of at most `context` tokens each.
 #[must_use]
 pub fn step_graph(shape: &ModelShape, rows: usize, context: usize) -> StepGraph {
-    let mut writer = Writer { shape, rows, graph: GraphBuilder::new("step") };
+    let mut writer = Writer {
+        shape,
+        rows,
+        graph: GraphBuilder::new("step"),
+    };
     writer.declare_step();
     writer.declare_rope(context);
     writer.declare_weights();
@@ -37,7 +41,11 @@ pub fn step_graph(shape: &ModelShape, rows: usize, context: usize) -> StepGraph 
     }
     writer.head();
     let (model, inputs, outputs) = writer.graph.finish();
-    StepGraph { model, inputs, outputs }
+    StepGraph {
+        model,
+        inputs,
+        outputs,
+    }
 }
 
 struct Writer<'a> {
@@ -72,7 +80,11 @@ impl Writer<'_> {
             graph.input(format!("last_index.{row}"), Element::Int32, &[Dim::Is(1)]);
             graph.input(format!("total_length.{row}"), Element::Int32, &[]);
         }
-        graph.output("logits", Element::Float, &[Dim::Is(1), Dim::Any("R"), Dim::Is(self.shape.vocab)]);
+        graph.output(
+            "logits",
+            Element::Float,
+            &[Dim::Is(1), Dim::Any("R"), Dim::Is(self.shape.vocab)],
+        );
     }
 
     fn declare_rope(&mut self, context: usize) {
@@ -87,11 +99,20 @@ impl Writer<'_> {
             let name = name.to_string();
             match rows {
                 _ if name.ends_with(".router") => {
-                    self.graph.input(&name, Element::Float, &[Dim::Is(rows), Dim::Is(columns - 1)]);
-                    self.graph.input(format!("{name}.bias"), Element::Float, &[Dim::Is(rows)]);
+                    self.graph.input(
+                        &name,
+                        Element::Float,
+                        &[Dim::Is(rows), Dim::Is(columns - 1)],
+                    );
+                    self.graph
+                        .input(format!("{name}.bias"), Element::Float, &[Dim::Is(rows)]);
                 }
                 1 => drop(self.graph.input(name, Element::Float, &[Dim::Is(columns)])),
-                _ => drop(self.graph.input(name, Element::Float, &[Dim::Is(rows), Dim::Is(columns)])),
+                _ => drop(self.graph.input(
+                    name,
+                    Element::Float,
+                    &[Dim::Is(rows), Dim::Is(columns)],
+                )),
             }
         }
     }
@@ -99,18 +120,37 @@ impl Writer<'_> {
     fn declare_memory(&mut self) {
         for row in 0..self.rows {
             let slot = format!("slot{row}");
-            let dims =
-                [Dim::Is(1), Dim::Is(self.shape.kv_heads), Dim::Any(&slot), Dim::Is(self.shape.head_dim)];
-            for (layer, part) in (0..self.shape.layers).flat_map(|layer| [(layer, "key"), (layer, "value")]) {
-                self.graph.input(of(layer, &format!("past_{part}.{row}")), Element::Float, &dims);
-                self.graph.output(&of(layer, &format!("present_{part}.{row}")), Element::Float, &dims);
+            let dims = [
+                Dim::Is(1),
+                Dim::Is(self.shape.kv_heads),
+                Dim::Any(&slot),
+                Dim::Is(self.shape.head_dim),
+            ];
+            for (layer, part) in
+                (0..self.shape.layers).flat_map(|layer| [(layer, "key"), (layer, "value")])
+            {
+                self.graph.input(
+                    of(layer, &format!("past_{part}.{row}")),
+                    Element::Float,
+                    &dims,
+                );
+                self.graph.output(
+                    &of(layer, &format!("present_{part}.{row}")),
+                    Element::Float,
+                    &dims,
+                );
             }
         }
     }
 
     fn embed(&mut self) {
         let table = TensorName::Embedding.to_string();
-        self.graph.node(("", "Gather"), &[&table, "tokens"], &["embedded"], &[int("axis", 0)]);
+        self.graph.node(
+            ("", "Gather"),
+            &[&table, "tokens"],
+            &["embedded"],
+            &[int("axis", 0)],
+        );
     }
 
     /// The residual stream that layer `layer` reads: its value, and what the layer before adds to it.
@@ -131,20 +171,41 @@ impl Writer<'_> {
         self.product(&normed, &weight(layer, LayerPart::AttnQkv), &qkv);
         let mixed = of(layer, "mixed");
         self.attend_rows(layer, &qkv, &mixed);
-        self.product(&mixed, &weight(layer, LayerPart::AttnOutput), &of(layer, "attn_out"));
+        self.product(
+            &mixed,
+            &weight(layer, LayerPart::AttnOutput),
+            &of(layer, "attn_out"),
+        );
     }
 
     /// RMS norm of `stream`, or of its sum with `addition`, which is then also left in `summed`.
-    fn norm(&mut self, stream: &str, addition: Option<&str>, gain: &str, normed: &str, summed: &str) {
+    fn norm(
+        &mut self,
+        stream: &str,
+        addition: Option<&str>,
+        gain: &str,
+        normed: &str,
+        summed: &str,
+    ) {
         let epsilon = float("epsilon", self.shape.rms_epsilon);
         match addition {
             None => {
                 let op = ("", "SimplifiedLayerNormalization");
-                self.graph.node(op, &[stream, gain], &[normed], &[epsilon, int("axis", -1), int("stash_type", 1)]);
+                self.graph.node(
+                    op,
+                    &[stream, gain],
+                    &[normed],
+                    &[epsilon, int("axis", -1), int("stash_type", 1)],
+                );
             }
             Some(addition) => {
                 let op = (MICROSOFT, "SkipSimplifiedLayerNormalization");
-                self.graph.node(op, &[stream, addition, gain], &[normed, "", "", summed], &[epsilon]);
+                self.graph.node(
+                    op,
+                    &[stream, addition, gain],
+                    &[normed, "", "", summed],
+                    &[epsilon],
+                );
             }
         }
     }
@@ -152,27 +213,56 @@ impl Writer<'_> {
     /// `left` `[.., K]` times the transposed `[N, K]` weight.
     fn product(&mut self, left: &str, weight: &str, out: &str) {
         let attributes = [int("transA", 0), int("transB", 1), float("alpha", 1.0)];
-        self.graph.node((MICROSOFT, "FusedMatMul"), &[left, weight], &[out], &attributes);
+        self.graph.node(
+            (MICROSOFT, "FusedMatMul"),
+            &[left, weight],
+            &[out],
+            &attributes,
+        );
     }
 
     fn attend_rows(&mut self, layer: usize, qkv: &str, mixed: &str) {
         if self.rows == 1 {
             return self.attend(layer, 0, qkv, mixed);
         }
-        let parts: Vec<_> = (0..self.rows).map(|row| of(layer, &format!("qkv.{row}"))).collect();
-        let mixed_parts: Vec<_> = (0..self.rows).map(|row| of(layer, &format!("mixed.{row}"))).collect();
-        self.graph.node(("", "Split"), &[qkv, "row_lengths"], &borrowed(&parts), &[int("axis", 1)]);
+        let parts: Vec<_> = (0..self.rows)
+            .map(|row| of(layer, &format!("qkv.{row}")))
+            .collect();
+        let mixed_parts: Vec<_> = (0..self.rows)
+            .map(|row| of(layer, &format!("mixed.{row}")))
+            .collect();
+        self.graph.node(
+            ("", "Split"),
+            &[qkv, "row_lengths"],
+            &borrowed(&parts),
+            &[int("axis", 1)],
+        );
         for (row, (part, mixed_part)) in parts.iter().zip(&mixed_parts).enumerate() {
             self.attend(layer, row, part, mixed_part);
         }
-        self.graph.node(("", "Concat"), &borrowed(&mixed_parts), &[mixed], &[int("axis", 1)]);
+        self.graph.node(
+            ("", "Concat"),
+            &borrowed(&mixed_parts),
+            &[mixed],
+            &[int("axis", 1)],
+        );
     }
 
     fn attend(&mut self, layer: usize, row: usize, qkv: &str, mixed: &str) {
         let named = |value: &str| of(layer, &format!("{value}.{row}"));
         let (last, total) = (format!("last_index.{row}"), format!("total_length.{row}"));
         let (past_key, past_value) = (named("past_key"), named("past_value"));
-        let inputs = [qkv, "", "", &past_key, &past_value, &last, &total, "cos", "sin"];
+        let inputs = [
+            qkv,
+            "",
+            "",
+            &past_key,
+            &past_value,
+            &last,
+            &total,
+            "cos",
+            "sin",
+        ];
         let outputs = [mixed, &named("present_key"), &named("present_value")];
         let attributes = [
             int("num_heads", self.shape.heads as i64),
@@ -180,32 +270,69 @@ impl Writer<'_> {
             int("do_rotary", 1),
             int("rotary_interleaved", self.shape.rope_interleaved.into()),
         ];
-        self.graph.node((MICROSOFT, "GroupQueryAttention"), &inputs, &outputs, &attributes);
+        self.graph.node(
+            (MICROSOFT, "GroupQueryAttention"),
+            &inputs,
+            &outputs,
+            &attributes,
+        );
     }
 
     fn experts(&mut self, layer: usize) {
-        let stream = if layer == 0 { "embedded".to_owned() } else { of(layer, "stream") };
+        let stream = if layer == 0 {
+            "embedded".to_owned()
+        } else {
+            of(layer, "stream")
+        };
         let (normed, scores) = (of(layer, "ffn_in"), of(layer, "scores"));
         let (attn_out, attended) = (of(layer, "attn_out"), of(layer, "attended"));
-        self.norm(&stream, Some(&attn_out), &weight(layer, LayerPart::FfnNorm), &normed, &attended);
+        self.norm(
+            &stream,
+            Some(&attn_out),
+            &weight(layer, LayerPart::FfnNorm),
+            &normed,
+            &attended,
+        );
         self.route(layer, &normed, &scores);
         let inputs = [normed.as_str(), &scores, "run_id"];
-        self.graph.node((BLYAN, EXPERT_FFN), &inputs, &[&of(layer, "ffn")], &[int("layer", layer as i64)]);
+        self.graph.node(
+            (BLYAN, EXPERT_FFN),
+            &inputs,
+            &[&of(layer, "ffn")],
+            &[int("layer", layer as i64)],
+        );
     }
 
     fn route(&mut self, layer: usize, normed: &str, scores: &str) {
         let matrix = weight(layer, LayerPart::Router);
         let unbiased = of(layer, "scores_unbiased");
         self.product(normed, &matrix, &unbiased);
-        self.graph.node(("", "Add"), &[&unbiased, &format!("{matrix}.bias")], &[scores], &[]);
+        self.graph.node(
+            ("", "Add"),
+            &[&unbiased, &format!("{matrix}.bias")],
+            &[scores],
+            &[],
+        );
     }
 
     fn head(&mut self) {
         let last = self.shape.layers - 1;
         let (attended, ffn) = (of(last, "attended"), of(last, "ffn"));
-        self.graph.node(("", "Add"), &[&attended, &ffn], &["last_stream"], &[]);
-        self.graph.node(("", "Gather"), &["last_stream", "logit_positions"], &["wanted"], &[int("axis", 1)]);
-        self.norm("wanted", None, &TensorName::OutputNorm.to_string(), "head_in", "");
+        self.graph
+            .node(("", "Add"), &[&attended, &ffn], &["last_stream"], &[]);
+        self.graph.node(
+            ("", "Gather"),
+            &["last_stream", "logit_positions"],
+            &["wanted"],
+            &[int("axis", 1)],
+        );
+        self.norm(
+            "wanted",
+            None,
+            &TensorName::OutputNorm.to_string(),
+            "head_in",
+            "",
+        );
         self.product("head_in", &TensorName::Embedding.to_string(), "logits");
     }
 }

@@ -50,16 +50,23 @@ impl ModelShape {
     /// What a token occupies in key/value memory.
     #[must_use]
     pub fn kv(&self) -> KvShape {
-        KvShape { layers: self.layers, heads: self.kv_heads, head_dim: self.head_dim }
+        KvShape {
+            layers: self.layers,
+            heads: self.kv_heads,
+            head_dim: self.head_dim,
+        }
     }
 
     /// Every weight that the graph itself reads (all but the experts), with its rows and columns as stored.
     pub fn shared_weights(&self) -> impl Iterator<Item = (TensorName, [usize; 2])> + use<> {
         let shape = *self;
         let layers = (0..shape.layers).flat_map(move |layer| shape.layer_weights(layer));
-        [(TensorName::Embedding, [shape.vocab, shape.hidden]), (TensorName::OutputNorm, [1, shape.hidden])]
-            .into_iter()
-            .chain(layers)
+        [
+            (TensorName::Embedding, [shape.vocab, shape.hidden]),
+            (TensorName::OutputNorm, [1, shape.hidden]),
+        ]
+        .into_iter()
+        .chain(layers)
     }
 
     fn layer_weights(&self, layer: usize) -> [(TensorName, [usize; 2]); 5] {
@@ -67,7 +74,10 @@ impl ModelShape {
         [
             (named(LayerPart::AttnNorm), [1, self.hidden]),
             (named(LayerPart::AttnQkv), [self.qkv_width(), self.hidden]),
-            (named(LayerPart::AttnOutput), [self.hidden, self.heads * self.head_dim]),
+            (
+                named(LayerPart::AttnOutput),
+                [self.hidden, self.heads * self.head_dim],
+            ),
             (named(LayerPart::FfnNorm), [1, self.hidden]),
             (named(LayerPart::Router), [self.routed(), self.hidden + 1]),
         ]

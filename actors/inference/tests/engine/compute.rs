@@ -13,7 +13,9 @@ fn logits_are_those_of_the_scalar_model() {
     for seed in 0..3 {
         let world = World::new(seed);
         let line = tokens(seed as u32, 20);
-        let expected = ScalarModel::new(&world.weights).logits(&line, SHAPE.experts, |_, _| true).concat();
+        let expected = ScalarModel::new(&world.weights)
+            .logits(&line, SHAPE.experts, |_, _| true)
+            .concat();
         let ours = step(&world, &mut slot(&world), &line, ALL).unwrap();
         assert_close(&ours.logits[0], &expected, 1e-4);
     }
@@ -37,10 +39,15 @@ fn decoding_continues_what_prefill_left() {
 fn prefill_in_chunks_equals_prefill_as_a_whole() {
     let world = World::new(1);
     let line = tokens(11, 60);
-    let whole = step(&world, &mut slot(&world), &line, ALL).unwrap().logits.concat();
+    let whole = step(&world, &mut slot(&world), &line, ALL)
+        .unwrap()
+        .logits
+        .concat();
     for chunk in [1, 7, 16, 59] {
         let mut kv = slot(&world);
-        let chunks = line.chunks(chunk).map(|part| step(&world, &mut kv, part, ALL).unwrap().logits.concat());
+        let chunks = line
+            .chunks(chunk)
+            .map(|part| step(&world, &mut kv, part, ALL).unwrap().logits.concat());
         assert_close(&chunks.collect::<Vec<_>>().concat(), &whole, 1e-4);
     }
 }
@@ -60,8 +67,14 @@ fn rows_of_a_ragged_batch_equal_rows_alone() {
     };
     for count in 2..=lines.len() {
         let mut slots: Vec<_> = (0..count).map(prefilled).collect();
-        let rows = slots.iter_mut().enumerate().map(|(at, kv)| row(&lines[at], kv, top_k[at]));
-        let batch = world.engine.step(&mut rows.collect::<Vec<_>>(), &Terminate::default()).unwrap();
+        let rows = slots
+            .iter_mut()
+            .enumerate()
+            .map(|(at, kv)| row(&lines[at], kv, top_k[at]));
+        let batch = world
+            .engine
+            .step(&mut rows.collect::<Vec<_>>(), &Terminate::default())
+            .unwrap();
         for at in 0..count {
             let alone = step(&world, &mut prefilled(at), &lines[at], top_k[at]).unwrap();
             assert_close(&batch.logits[at], &alone.logits[0], 1e-4);
@@ -75,18 +88,37 @@ fn rows_of_a_ragged_batch_equal_rows_alone() {
 fn logits_come_only_from_wanted_positions() {
     let world = World::new(3);
     let line = tokens(1, 5);
-    let all = step(&world, &mut slot(&world), &line, ALL).unwrap().logits.concat();
+    let all = step(&world, &mut slot(&world), &line, ALL)
+        .unwrap()
+        .logits
+        .concat();
     let mut slots = [slot(&world), slot(&world), slot(&world)];
     let wanted = [Logits::Last, Logits::None, Logits::All];
-    let rows = slots.iter_mut().zip(wanted).map(|(kv, logits)| StepRow { tokens: &line, kv, top_k: ALL, logits });
-    let output = world.engine.step(&mut rows.collect::<Vec<_>>(), &Terminate::default()).unwrap();
+    let rows = slots.iter_mut().zip(wanted).map(|(kv, logits)| StepRow {
+        tokens: &line,
+        kv,
+        top_k: ALL,
+        logits,
+    });
+    let output = world
+        .engine
+        .step(&mut rows.collect::<Vec<_>>(), &Terminate::default())
+        .unwrap();
     assert_close(&output.logits[0], &all[4 * SHAPE.vocab..], 1e-5);
     assert!(output.logits[1].is_empty());
     assert_close(&output.logits[2], &all, 1e-5);
 
     let mut kv = slot(&world);
-    let none = StepRow { tokens: &line, kv: &mut kv, top_k: ALL, logits: Logits::None };
-    let output = world.engine.step(&mut [none], &Terminate::default()).unwrap();
+    let none = StepRow {
+        tokens: &line,
+        kv: &mut kv,
+        top_k: ALL,
+        logits: Logits::None,
+    };
+    let output = world
+        .engine
+        .step(&mut [none], &Terminate::default())
+        .unwrap();
     assert_eq!((output.logits, kv.len()), (vec![vec![]], 5));
 }
 
@@ -95,12 +127,18 @@ fn fewer_experts_are_the_best_scored() {
     let world = World::new(4);
     let line = tokens(2, 20);
     for top_k in SHAPE.always_on..=SHAPE.experts {
-        let expected = ScalarModel::new(&world.weights).logits(&line, top_k, |_, _| true).concat();
+        let expected = ScalarModel::new(&world.weights)
+            .logits(&line, top_k, |_, _| true)
+            .concat();
         let output = step(&world, &mut slot(&world), &line, top_k as u32).unwrap();
         assert_close(&output.logits[0], &expected, 1e-4);
-        let counted = |layer: usize, expert: usize| output.experts[0].get(&expert_name(layer, expert)).copied();
+        let counted = |layer: usize, expert: usize| {
+            output.experts[0].get(&expert_name(layer, expert)).copied()
+        };
         for layer in 0..SHAPE.layers {
-            let total: u64 = (0..SHAPE.experts).filter_map(|expert| counted(layer, expert)).sum();
+            let total: u64 = (0..SHAPE.experts)
+                .filter_map(|expert| counted(layer, expert))
+                .sum();
             assert_eq!(total, (top_k * line.len()) as u64);
             assert_eq!([counted(layer, 0), counted(layer, 1)], [Some(20); 2]);
         }
@@ -127,14 +165,22 @@ fn loads_are_counted() {
     let mut kv = slot(&world);
     assert_eq!(step(&world, &mut kv, &[1], ALL).unwrap().loaded, 0);
     world.table.waits.store(true, Ordering::SeqCst);
-    assert_eq!(step(&world, &mut kv, &[1], 3).unwrap().loaded, (SHAPE.layers * 3) as u32);
+    assert_eq!(
+        step(&world, &mut kv, &[1], 3).unwrap().loaded,
+        (SHAPE.layers * 3) as u32
+    );
 }
 
 #[test]
 fn steps_at_one_time_do_not_mix() {
     let world = World::new(9);
     let lines = [tokens(4, 40), tokens(33, 40)];
-    let alone = lines.each_ref().map(|line| step(&world, &mut slot(&world), line, 4).unwrap().logits.concat());
+    let alone = lines.each_ref().map(|line| {
+        step(&world, &mut slot(&world), line, 4)
+            .unwrap()
+            .logits
+            .concat()
+    });
     std::thread::scope(|scope| {
         for (line, alone) in lines.iter().zip(&alone) {
             let world = &world;

@@ -35,7 +35,12 @@ fn prefilled(world: &World) -> KvSlot {
 
 fn corrupt(fault: &str, layer: usize, expert: usize) -> StepError {
     let name = expert_name(layer, expert);
-    LeaseError::Corrupt { name, payload: payload_of(&name), fault: fault.to_owned() }.into()
+    LeaseError::Corrupt {
+        name,
+        payload: payload_of(&name),
+        fault: fault.to_owned(),
+    }
+    .into()
 }
 
 #[test]
@@ -43,7 +48,10 @@ fn a_corrupt_expert_is_named_when_all_are_needed() {
     let world = World::new(20);
     let mut kv = prefilled(&world);
     world.table.set_corrupt(expert_name(1, 3));
-    assert_eq!(step(&world, &mut kv, &[5], ALL).unwrap_err(), corrupt("known", 1, 3));
+    assert_eq!(
+        step(&world, &mut kv, &[5], ALL).unwrap_err(),
+        corrupt("known", 1, 3)
+    );
     assert_eq!(kv.len(), 4);
     world.table.heal_all();
     assert_recovers(&world, &mut kv);
@@ -56,7 +64,9 @@ fn a_corrupt_routed_expert_is_passed_over_while_others_suffice() {
     let line = tokens(6, 20);
     for top_k in [3, 5] {
         let allowed = |layer, expert| (layer, expert) != (0, 2);
-        let expected = ScalarModel::new(&world.weights).logits(&line, top_k, allowed).concat();
+        let expected = ScalarModel::new(&world.weights)
+            .logits(&line, top_k, allowed)
+            .concat();
         let output = step(&world, &mut slot(&world), &line, top_k as u32).unwrap();
         assert_close(&output.logits[0], &expected, 1e-4);
         assert!(!output.experts[0].contains_key(&expert_name(0, 2)));
@@ -78,13 +88,17 @@ fn corruption_found_at_the_lease_or_after_use_is_passed_over_too() {
         let line = tokens(6, 20);
         world.table.set_fate(expert_name(1, 4), fate);
         let allowed = |layer, expert| (layer, expert) != (1, 4);
-        let expected = ScalarModel::new(&world.weights).logits(&line, 5, allowed).concat();
+        let expected = ScalarModel::new(&world.weights)
+            .logits(&line, 5, allowed)
+            .concat();
         let output = step(&world, &mut slot(&world), &line, 5).unwrap();
         assert_close(&output.logits[0], &expected, 1e-4);
 
         let mut kv = slot(&world);
         let fault = step(&world, &mut kv, &line, ALL).unwrap_err();
-        assert!(matches!(fault, StepError::Expert(LeaseError::Corrupt { name, .. }) if name == expert_name(1, 4)));
+        assert!(
+            matches!(fault, StepError::Expert(LeaseError::Corrupt { name, .. }) if name == expert_name(1, 4))
+        );
         assert!(kv.is_empty());
     }
 }
@@ -94,7 +108,9 @@ fn an_expert_that_is_not_loaded_in_time_ends_the_step() {
     let world = World::new(24);
     let mut kv = prefilled(&world);
     world.table.set_fate(expert_name(0, 0), Fate::Late);
-    let late = StepError::Expert(LeaseError::Timeout { name: expert_name(0, 0) });
+    let late = StepError::Expert(LeaseError::Timeout {
+        name: expert_name(0, 0),
+    });
     assert_eq!(step(&world, &mut kv, &[5], ALL).unwrap_err(), late);
     assert_eq!(kv.len(), 4);
     world.table.heal_all();
@@ -118,9 +134,15 @@ impl Probe for Fault {
 
 fn world_with_probe(act: impl Fn() + Send + Sync + 'static) -> (World, Arc<Fault>) {
     // Never, until a test says when.
-    let fault = Arc::new(Fault { after: AtomicU64::new(u64::MAX), act: Box::new(act) });
+    let fault = Arc::new(Fault {
+        after: AtomicU64::new(u64::MAX),
+        act: Box::new(act),
+    });
     let probe = Arc::clone(&fault);
-    (World::with_options(25, |options| options.probe = probe), fault)
+    (
+        World::with_options(25, |options| options.probe = probe),
+        fault,
+    )
 }
 
 #[test]
@@ -149,7 +171,10 @@ fn a_panic_whose_payload_panics_is_an_error_too() {
     let (world, fault) = world_with_probe(|| std::panic::panic_any(PanicsOnDrop));
     let mut kv = prefilled(&world);
     fault.after.store(1, Ordering::SeqCst);
-    assert!(matches!(step(&world, &mut kv, &[5], ALL), Err(StepError::Panicked(_))));
+    assert!(matches!(
+        step(&world, &mut kv, &[5], ALL),
+        Err(StepError::Panicked(_))
+    ));
     assert_recovers(&world, &mut kv);
 }
 
@@ -176,7 +201,10 @@ fn terminate_ends_a_step_that_is_under_way() {
             }
             asked.set();
         });
-        world.engine.step(&mut [row(&[5], &mut kv, ALL)], &ask).map(drop)
+        world
+            .engine
+            .step(&mut [row(&[5], &mut kv, ALL)], &ask)
+            .map(drop)
     });
     assert_eq!(ended, Err(StepError::Terminated));
     assert_eq!(kv.len(), 4);
@@ -190,7 +218,10 @@ fn terminate_before_the_step_ends_it_too() {
     let terminate = Terminate::default();
     terminate.set();
     let leased = world.table.leased.load(Ordering::SeqCst);
-    let ended = world.engine.step(&mut [row(&[5], &mut kv, ALL)], &terminate).map(drop);
+    let ended = world
+        .engine
+        .step(&mut [row(&[5], &mut kv, ALL)], &terminate)
+        .map(drop);
     assert_eq!(ended, Err(StepError::Terminated));
     assert_eq!(world.table.leased.load(Ordering::SeqCst), leased);
     assert_recovers(&world, &mut kv);
@@ -210,16 +241,30 @@ fn steps_out_of_bounds_are_refused() {
     refused(&[1], ALL + 1);
     let fault = world.engine.step(&mut [], &Terminate::default()).map(drop);
     assert!(matches!(fault, Err(StepError::Invalid(_))));
-    assert!(matches!(world.engine.new_slot(SHAPE.context + 1), Err(StepError::Invalid(_))));
+    assert!(matches!(
+        world.engine.new_slot(SHAPE.context + 1),
+        Err(StepError::Invalid(_))
+    ));
 
     let mut small = world.engine.new_slot(5).unwrap();
     step(&world, &mut small, &tokens(0, 5), ALL).unwrap();
-    assert!(matches!(step(&world, &mut small, &[1], ALL), Err(StepError::Invalid(_))));
+    assert!(matches!(
+        step(&world, &mut small, &[1], ALL),
+        Err(StepError::Invalid(_))
+    ));
     assert_eq!(small.len(), 5);
 
     let mut slots: Vec<_> = (0..5).map(|_| slot(&world)).collect();
-    let rows = slots.iter_mut().map(|kv| StepRow { tokens: &[1], kv, top_k: ALL, logits: Logits::Last });
-    let fault = world.engine.step(&mut rows.collect::<Vec<_>>(), &Terminate::default()).map(drop);
+    let rows = slots.iter_mut().map(|kv| StepRow {
+        tokens: &[1],
+        kv,
+        top_k: ALL,
+        logits: Logits::Last,
+    });
+    let fault = world
+        .engine
+        .step(&mut rows.collect::<Vec<_>>(), &Terminate::default())
+        .map(drop);
     assert!(matches!(fault, Err(StepError::Invalid(_))));
 }
 
@@ -229,7 +274,13 @@ fn memory_beyond_the_bound_is_refused() {
     let world = World::with_options(28, |options| options.kv_bytes_max = bytes + 1);
     let held = slot(&world);
     let refused = world.engine.new_slot(SHAPE.context).map(drop);
-    assert_eq!(refused, Err(StepError::KvFull { needs_bytes: bytes, free_bytes: 1 }));
+    assert_eq!(
+        refused,
+        Err(StepError::KvFull {
+            needs_bytes: bytes,
+            free_bytes: 1
+        })
+    );
     drop(held);
     drop(slot(&world));
 }
@@ -241,7 +292,9 @@ fn refusal(change: impl FnOnce(&mut EngineOptions, &mut ModelShape)) -> EngineEr
     options.context_max = SHAPE.context;
     change(&mut options, &mut shape);
     let ffn = Arc::new(Nothing);
-    Engine::with_ffn(options, shape, Arc::clone(&world.weights) as _, ffn).map(drop).unwrap_err()
+    Engine::with_ffn(options, shape, Arc::clone(&world.weights) as _, ffn)
+        .map(drop)
+        .unwrap_err()
 }
 
 struct Nothing;
@@ -255,14 +308,29 @@ impl blyan_inference::engine::FfnCompute for Nothing {
 
 #[test]
 fn an_engine_that_cannot_be_says_why() {
-    let cuda = Provider::Cuda { device: 0, memory_bytes: 1 << 30 };
+    let cuda = Provider::Cuda {
+        device: 0,
+        memory_bytes: 1 << 30,
+    };
     let fault = refusal(|options, _| options.provider = cuda);
     assert!(matches!(&fault, EngineError::Cuda { .. }), "{fault}");
     assert!(fault.to_string().contains("onnxruntime-gpu"), "{fault}");
-    assert!(matches!(refusal(|options, _| options.threads = 0), EngineError::Options(_)));
-    assert!(matches!(refusal(|options, _| options.context_max = 97), EngineError::Options(_)));
-    assert!(matches!(refusal(|_, shape| shape.vocab += 1), EngineError::Weight { .. }));
-    assert!(matches!(refusal(|_, shape| shape.layers += 1), EngineError::Weight { .. }));
+    assert!(matches!(
+        refusal(|options, _| options.threads = 0),
+        EngineError::Options(_)
+    ));
+    assert!(matches!(
+        refusal(|options, _| options.context_max = 97),
+        EngineError::Options(_)
+    ));
+    assert!(matches!(
+        refusal(|_, shape| shape.vocab += 1),
+        EngineError::Weight { .. }
+    ));
+    assert!(matches!(
+        refusal(|_, shape| shape.layers += 1),
+        EngineError::Weight { .. }
+    ));
     let other = refusal(|options, _| options.ort_library = "/nowhere/libonnxruntime.so".into());
     assert!(matches!(&other, EngineError::Library { .. }), "{other}");
 }

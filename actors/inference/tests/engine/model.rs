@@ -36,7 +36,8 @@ pub fn ort_library() -> PathBuf {
         return path.into();
     }
     let cache = std::env::var_os("BLYAN_CACHE_DIR").map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/blyan"));
+    let cache = cache
+        .unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/blyan"));
     cache.join("onnxruntime/libonnxruntime.so.1.32.0")
 }
 
@@ -46,13 +47,23 @@ pub struct Weights(BTreeMap<TensorName, Vec<f32>>);
 impl Weights {
     pub fn random(seed: u64) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let experts = (0..SHAPE.layers).flat_map(|layer| (0..SHAPE.experts).map(move |expert| (layer, expert)));
+        let experts = (0..SHAPE.layers)
+            .flat_map(|layer| (0..SHAPE.experts).map(move |expert| (layer, expert)));
         let experts = experts.map(|(layer, expert)| expert_name(layer, expert));
         let experts = experts.map(|name| (name, [3 * SHAPE.neurons, SHAPE.hidden]));
         let all: Vec<_> = SHAPE.shared_weights().chain(experts).collect();
         let weights = all.into_iter().map(|(name, [rows, columns])| {
-            let spread = if rows == 1 { 1.0 } else { 3.0 / (columns as f32).sqrt() };
-            (name, (0..rows * columns).map(|_| random.random_range(-spread..spread)).collect())
+            let spread = if rows == 1 {
+                1.0
+            } else {
+                3.0 / (columns as f32).sqrt()
+            };
+            (
+                name,
+                (0..rows * columns)
+                    .map(|_| random.random_range(-spread..spread))
+                    .collect(),
+            )
         });
         Self(weights.collect())
     }
@@ -167,9 +178,17 @@ impl ExpertTable for Table {
             Some(Fate::Damaged) | None => {}
         }
         if let Some(fault) = self.corruption(payload) {
-            return Err(LeaseError::Corrupt { name: *name, payload: *payload, fault });
+            return Err(LeaseError::Corrupt {
+                name: *name,
+                payload: *payload,
+                fault,
+            });
         }
-        let leased = Leased { weights: Arc::clone(&self.weights), name: *name, intact: fate.is_none() };
+        let leased = Leased {
+            weights: Arc::clone(&self.weights),
+            name: *name,
+            intact: fate.is_none(),
+        };
         Ok((Arc::new(leased), self.waits.load(Ordering::SeqCst)))
     }
 
@@ -205,17 +224,36 @@ impl World {
         options.context_max = SHAPE.context;
         options.threads = 2;
         change(&mut options);
-        let ffn = ExpertFfn::new(SHAPE, &entries(), Arc::clone(&table) as _, Arc::new(ReferenceKernel)).unwrap();
-        let engine = Engine::with_ffn(options, SHAPE, Arc::clone(&weights) as _, Arc::new(ffn)).unwrap();
-        Self { weights, table, engine }
+        let ffn = ExpertFfn::new(
+            SHAPE,
+            &entries(),
+            Arc::clone(&table) as _,
+            Arc::new(ReferenceKernel),
+        )
+        .unwrap();
+        let engine =
+            Engine::with_ffn(options, SHAPE, Arc::clone(&weights) as _, Arc::new(ffn)).unwrap();
+        Self {
+            weights,
+            table,
+            engine,
+        }
     }
 }
 
 pub fn entries() -> BTreeMap<TensorName, ModelEntry> {
-    let names = (0..SHAPE.layers).flat_map(|layer| (0..SHAPE.experts).map(move |expert| expert_name(layer, expert)));
+    let names = (0..SHAPE.layers)
+        .flat_map(|layer| (0..SHAPE.experts).map(move |expert| expert_name(layer, expert)));
     let entry = |name: TensorName| {
         let (block, payload) = (BlockHash::from_bytes([0; 32]), payload_of(&name));
-        (name, ModelEntry { block, payload, payload_len: 0 })
+        (
+            name,
+            ModelEntry {
+                block,
+                payload,
+                payload_len: 0,
+            },
+        )
     };
     names.map(entry).collect()
 }

@@ -14,24 +14,49 @@ pub struct ScalarModel<'a> {
 
 impl<'a> ScalarModel<'a> {
     pub fn new(weights: &'a Weights) -> Self {
-        Self { weights, past: vec![Vec::new(); SHAPE.layers] }
+        Self {
+            weights,
+            past: vec![Vec::new(); SHAPE.layers],
+        }
     }
 
     /// The logits after each token; per layer only experts for which `allowed` holds take part.
-    pub fn logits(&mut self, tokens: &[u32], top_k: usize, allowed: impl Fn(usize, usize) -> bool) -> Vec<Vector> {
-        tokens.iter().map(|token| self.token(*token as usize, top_k, &allowed)).collect()
+    pub fn logits(
+        &mut self,
+        tokens: &[u32],
+        top_k: usize,
+        allowed: impl Fn(usize, usize) -> bool,
+    ) -> Vec<Vector> {
+        tokens
+            .iter()
+            .map(|token| self.token(*token as usize, top_k, &allowed))
+            .collect()
     }
 
-    fn token(&mut self, token: usize, top_k: usize, allowed: &impl Fn(usize, usize) -> bool) -> Vector {
+    fn token(
+        &mut self,
+        token: usize,
+        top_k: usize,
+        allowed: &impl Fn(usize, usize) -> bool,
+    ) -> Vector {
         let embedding = self.weights.get(TensorName::Embedding);
         let mut stream: Vector = row(embedding, SHAPE.hidden, token);
         for layer in 0..SHAPE.layers {
-            let attended = self.attention(layer, &norm(&stream, self.part(layer, LayerPart::AttnNorm)));
+            let attended =
+                self.attention(layer, &norm(&stream, self.part(layer, LayerPart::AttnNorm)));
             add(&mut stream, &attended);
-            let mixed = self.experts(layer, &norm(&stream, self.part(layer, LayerPart::FfnNorm)), top_k, allowed);
+            let mixed = self.experts(
+                layer,
+                &norm(&stream, self.part(layer, LayerPart::FfnNorm)),
+                top_k,
+                allowed,
+            );
             add(&mut stream, &mixed);
         }
-        times(embedding, &norm(&stream, self.weights.get(TensorName::OutputNorm)))
+        times(
+            embedding,
+            &norm(&stream, self.weights.get(TensorName::OutputNorm)),
+        )
     }
 
     fn part(&self, layer: usize, part: LayerPart) -> &'a [f32] {
@@ -46,7 +71,8 @@ impl<'a> ScalarModel<'a> {
         let position = self.past[layer].len();
         self.past[layer].push((rotate(key, position), value.to_vec()));
         let query = rotate(query, position);
-        let heads = (0..SHAPE.heads).flat_map(|head| self.attend(layer, head, &query[head * width..][..width]));
+        let heads = (0..SHAPE.heads)
+            .flat_map(|head| self.attend(layer, head, &query[head * width..][..width]));
         times(self.part(layer, LayerPart::AttnOutput), &heads.collect())
     }
 
@@ -59,18 +85,29 @@ impl<'a> ScalarModel<'a> {
         let total: f64 = scores.iter().sum();
         let mut mixed = vec![0.0; width];
         for ((_, value), score) in past.iter().zip(&scores) {
-            mixed.iter_mut().zip(&value[at..]).for_each(|(sum, value)| *sum += score / total * value);
+            mixed
+                .iter_mut()
+                .zip(&value[at..])
+                .for_each(|(sum, value)| *sum += score / total * value);
         }
         mixed
     }
 
-    fn experts(&self, layer: usize, x: &Vector, top_k: usize, allowed: &impl Fn(usize, usize) -> bool) -> Vector {
+    fn experts(
+        &self,
+        layer: usize,
+        x: &Vector,
+        top_k: usize,
+        allowed: &impl Fn(usize, usize) -> bool,
+    ) -> Vector {
         let router = self.part(layer, LayerPart::Router);
         let score = |expert: usize| {
             let row = row(router, SHAPE.hidden + 1, expert - SHAPE.always_on);
             dot(&row[..SHAPE.hidden], x) + row[SHAPE.hidden]
         };
-        let mut routed: Vec<_> = (SHAPE.always_on..SHAPE.experts).filter(|expert| allowed(layer, *expert)).collect();
+        let mut routed: Vec<_> = (SHAPE.always_on..SHAPE.experts)
+            .filter(|expert| allowed(layer, *expert))
+            .collect();
         routed.sort_by(|a, b| score(*b).total_cmp(&score(*a)));
         let mut sum = vec![0.0; SHAPE.hidden];
         for expert in (0..SHAPE.always_on).chain(routed.into_iter().take(top_k - SHAPE.always_on)) {
@@ -86,18 +123,25 @@ impl<'a> ScalarModel<'a> {
             let part = |part: usize| row(weights, SHAPE.hidden, part * SHAPE.neurons + neuron);
             let gate = dot(&part(0), x);
             let activation = gate / (1.0 + (-gate).exp()) * dot(&part(1), x);
-            sum.iter_mut().zip(part(2)).for_each(|(sum, down)| *sum += activation * down);
+            sum.iter_mut()
+                .zip(part(2))
+                .for_each(|(sum, down)| *sum += activation * down);
         }
         sum
     }
 }
 
 fn row(matrix: &[f32], columns: usize, row: usize) -> Vector {
-    matrix[row * columns..][..columns].iter().map(|number| f64::from(*number)).collect()
+    matrix[row * columns..][..columns]
+        .iter()
+        .map(|number| f64::from(*number))
+        .collect()
 }
 
 fn times(matrix: &[f32], x: &Vector) -> Vector {
-    (0..matrix.len() / x.len()).map(|number| dot(&row(matrix, x.len(), number), x)).collect()
+    (0..matrix.len() / x.len())
+        .map(|number| dot(&row(matrix, x.len(), number), x))
+        .collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -105,13 +149,18 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn add(sum: &mut Vector, addition: &Vector) {
-    sum.iter_mut().zip(addition).for_each(|(sum, addition)| *sum += addition);
+    sum.iter_mut()
+        .zip(addition)
+        .for_each(|(sum, addition)| *sum += addition);
 }
 
 fn norm(x: &Vector, gain: &[f32]) -> Vector {
     let mean_square = dot(x, x) / x.len() as f64;
     let scale = 1.0 / (mean_square + f64::from(SHAPE.rms_epsilon)).sqrt();
-    x.iter().zip(gain).map(|(x, gain)| x * scale * f64::from(*gain)).collect()
+    x.iter()
+        .zip(gain)
+        .map(|(x, gain)| x * scale * f64::from(*gain))
+        .collect()
 }
 
 fn rotate(heads: &[f64], position: usize) -> Vector {
