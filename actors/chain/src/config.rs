@@ -54,3 +54,46 @@ impl ChainConfig {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ChainConfig, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    #[test]
+    fn defaults_are_valid_and_unknown_keys_are_named() {
+        assert_eq!(parse("{}").unwrap(), ChainConfig::default());
+        assert_eq!(ChainConfig::default().validate(), Ok(()));
+        let error = parse(r#"{"genesys":"x"}"#).unwrap_err().to_string();
+        assert!(error.contains("genesys"), "{error}");
+    }
+
+    #[test]
+    fn a_pinned_genesis_is_64_hex_digits() {
+        let hash = "ab".repeat(32);
+        let config = parse(&format!(r#"{{"genesis":"{hash}"}}"#)).unwrap();
+        assert_eq!(
+            config.genesis.map(|genesis| genesis.to_string()),
+            Some(hash)
+        );
+        assert!(parse(r#"{"genesis":"ab"}"#).is_err());
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_name() {
+        let broken = [
+            (r#"{"network_name":""}"#, "network_name"),
+            (r#"{"network_name":"é"}"#, "network_name"),
+            (r#"{"reply_timeout_ms":0}"#, "reply_timeout_ms"),
+            (r#"{"mailbox_len_max":0}"#, "mailbox_len_max"),
+            (r#"{"verify_threads":65}"#, "verify_threads"),
+        ];
+        for (json, key) in broken {
+            let refused = parse(json).unwrap().validate().unwrap_err();
+            assert!(refused.contains(key), "{refused}");
+        }
+    }
+}

@@ -18,7 +18,7 @@ pub enum ChainError {
         /// Its hash.
         block: BlockHash,
         /// The first rule it breaks.
-        refusal: Refusal,
+        refusal: Box<Refusal>,
     },
     /// What the caller wants stored is not well-formed.
     #[error("not well-formed: {0}")]
@@ -84,7 +84,7 @@ pub enum ChainError {
     Damaged(String),
     /// One stored object does not hold what it must.
     #[error("{0}")]
-    Corrupt(Fault),
+    Corrupt(Box<Fault>),
 }
 
 /// The genesis of a store, for messages.
@@ -196,6 +196,12 @@ impl ChainError {
     }
 }
 
+impl From<Fault> for ChainError {
+    fn from(fault: Fault) -> Self {
+        Self::Corrupt(Box::new(fault))
+    }
+}
+
 impl From<FormatError> for ChainError {
     fn from(error: FormatError) -> Self {
         Self::Malformed(error.to_string())
@@ -230,5 +236,79 @@ impl From<ChainError> for ExitReason {
                 .exit_reason()
                 .unwrap_or_else(|| Self::StartFailed(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blyan_formats::TensorName;
+
+    #[test]
+    fn the_class_says_whether_the_actor_ends() {
+        let why = || "no space".to_owned();
+        let lives = [
+            ChainError::Malformed(why()),
+            ChainError::Busy,
+            ChainError::Io {
+                what: "read",
+                why: why(),
+            },
+            ChainError::from(Fault::Anchor(BlockHash::from_bytes([1; 32]))),
+        ];
+        assert!(lives.iter().all(|error| error.exit_reason().is_none()));
+        let not_durable = ChainError::NotDurable {
+            what: "a batch",
+            why: why(),
+        };
+        assert!(matches!(
+            not_durable.exit_reason(),
+            Some(ExitReason::Fatal(_))
+        ));
+        let damaged = ChainError::Damaged(why());
+        assert!(matches!(
+            damaged.exit_reason(),
+            Some(ExitReason::Corrupt(_))
+        ));
+        assert!(matches!(
+            ExitReason::from(lives[3].clone()),
+            ExitReason::Corrupt(_)
+        ));
+        assert!(matches!(
+            ExitReason::from(lives[1].clone()),
+            ExitReason::StartFailed(_)
+        ));
+    }
+
+    #[test]
+    fn a_corrupt_payload_names_its_expert_to_the_public() {
+        let (block, payload) = (BlockHash::from_bytes([1; 32]), PayloadHash::of_bytes(b"x"));
+        let name = TensorName::expert_of(4, 7);
+        let error = ChainError::from(Fault::PayloadMissing {
+            block,
+            name,
+            payload,
+        });
+        let public = PublicError::from(error);
+        let expert = ExpertFault {
+            name: "layer4.expert7".to_owned(),
+            hash: payload.to_string(),
+        };
+        assert_eq!(
+            (public.code, public.expert),
+            (ErrorCode::ExpertCorrupt, Some(expert))
+        );
+    }
+
+    #[test]
+    fn a_refusal_of_the_runtime_keeps_its_retry_time() {
+        let full = CallError::Full {
+            retry_after: Duration::from_millis(40),
+        };
+        let public = PublicError::from(ChainError::from(full));
+        assert_eq!(
+            (public.code, public.retry_after_ms),
+            (ErrorCode::Overloaded, Some(40))
+        );
     }
 }

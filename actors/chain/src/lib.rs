@@ -25,7 +25,7 @@ pub use metrics::describe_metrics;
 pub use reader::{ChainReader, RECEIPTS_MAX, StoredBlock};
 pub use store::{
     Batch, DataDir, Disk, Family, PayloadDir, PayloadWriter, Put, RealDisk, ReceiptCursor, Records,
-    RocksStore, Store, TempPayloads, WRITE_WAIT_MAX, WriteToken,
+    RocksStore, Store, TempPayloads, Visit, WRITE_WAIT_MAX, WriteToken,
 };
 pub use verify::{Fault, Progress, VerifyOptions, VerifyReport, verify};
 pub use writer::{Acceptance, Appended, ChainWriter, NewBlock};

@@ -95,7 +95,7 @@ impl<S: Store> ChainReader<S> {
     pub fn block(&self, hash: BlockHash) -> Result<StoredBlock, ChainError> {
         self.index.get(&hash).ok_or(ChainError::NoBlock(hash))?;
         let gone = |what: &str| {
-            ChainError::Corrupt(Fault::Header {
+            ChainError::from(Fault::Header {
                 block: hash,
                 why: format!("{what} is gone"),
             })
@@ -151,7 +151,7 @@ impl<S: Store> ChainReader<S> {
             .ok_or(ChainError::NoBlock(hash))?;
         let bytes = self.body(hash)?;
         T::from_payload(&bytes).map_err(|error| {
-            ChainError::Corrupt(Fault::Refused {
+            ChainError::from(Fault::Refused {
                 block: hash,
                 name: None,
                 refusal: error.into(),
@@ -186,7 +186,7 @@ impl<S: Store> ChainReader<S> {
             })?;
         let resolved = self.index.draft().resolve_manifest(wanted.0, &body);
         resolved.map_err(|refusal| {
-            ChainError::Corrupt(Fault::Refused {
+            ChainError::from(Fault::Refused {
                 block: wanted.0,
                 name: None,
                 refusal,
@@ -214,7 +214,7 @@ impl<S: Store> ChainReader<S> {
         match files.len(payload)? {
             Some(found) if found == len => {}
             Some(found) => {
-                return Err(ChainError::Corrupt(Fault::PayloadLen {
+                return Err(ChainError::from(Fault::PayloadLen {
                     block,
                     name,
                     payload,
@@ -223,7 +223,7 @@ impl<S: Store> ChainReader<S> {
                 }));
             }
             None => {
-                return Err(ChainError::Corrupt(Fault::PayloadMissing {
+                return Err(ChainError::from(Fault::PayloadMissing {
                     block,
                     name,
                     payload,
@@ -282,7 +282,7 @@ pub(crate) fn load_body<S: Store + ?Sized>(
     payload: PayloadHash,
 ) -> Result<Vec<u8>, ChainError> {
     let corrupt = |why: String| {
-        ChainError::Corrupt(Fault::Body {
+        ChainError::from(Fault::Body {
             block,
             payload,
             why,
@@ -324,7 +324,7 @@ fn load_index<S: Store + ?Sized>(store: &S) -> Result<ChainIndex, ChainError> {
 }
 
 pub(crate) fn refused(hash: BlockHash, block: &SignedBlock, refusal: crate::Refusal) -> ChainError {
-    ChainError::Corrupt(Fault::Refused {
+    ChainError::from(Fault::Refused {
         block: hash,
         name: block.header.expert_name,
         refusal,

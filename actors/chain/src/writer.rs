@@ -130,7 +130,7 @@ impl<S: Store> ChainWriter<S> {
             metrics::refused(&refusal);
             ChainError::Refused {
                 block: hash,
-                refusal,
+                refusal: Box::new(refusal),
             }
         })
     }

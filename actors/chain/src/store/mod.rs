@@ -130,6 +130,9 @@ impl WriteToken {
     }
 }
 
+/// Told of each record of a scan, key and value; may break it off.
+pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
 /// What the chain needs of a store. [`RocksStore`] is the real one; tests pass doubles that tear and fail.
 pub trait Store: Send + Sync + 'static {
     /// One value.
@@ -142,12 +145,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`Store::get`].
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ChainError>;
+    fn scan(&self, family: Family, from: &[u8], visit: Visit<'_>) -> Result<(), ChainError>;
 
     /// Writes a batch and returns once it is durable. Names of payload files are made durable before a batch that
     /// publishes a block.

@@ -71,7 +71,7 @@ impl<S: Store + ?Sized> Records<'_, S> {
         let bytes = self.0.get(Family::Commits, block.as_bytes())?;
         let parse = |bytes: Vec<u8>| {
             from_canonical(&bytes).map_err(|error| {
-                ChainError::Corrupt(Fault::CommitRecord {
+                ChainError::from(Fault::CommitRecord {
                     block,
                     why: error.to_string(),
                 })
@@ -108,7 +108,7 @@ impl<S: Store + ?Sized> Records<'_, S> {
         let bytes = self.0.get(Family::Receipts, request.as_bytes())?;
         let parse = |bytes: Vec<u8>| {
             serde_json::from_slice(&bytes).map_err(|error| {
-                ChainError::Corrupt(Fault::Receipt {
+                ChainError::from(Fault::Receipt {
                     request: *request,
                     why: error.to_string(),
                 })
@@ -221,7 +221,7 @@ pub(crate) fn index_key(chain: ChainId, index: u64, hash: BlockHash) -> Vec<u8> 
 }
 
 fn parse_block(hash: BlockHash, bytes: &[u8]) -> Result<SignedBlock, ChainError> {
-    let corrupt = |why: String| ChainError::Corrupt(Fault::Header { block: hash, why });
+    let corrupt = |why: String| ChainError::from(Fault::Header { block: hash, why });
     let block = SignedBlock::from_canonical(bytes).map_err(|error| corrupt(error.to_string()))?;
     let found = block.hash();
     if found == hash {

@@ -2,7 +2,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,9 @@ use rocksdb::{
     WriteOptions,
 };
 
-use super::{Batch, DataDir, Disk, Family, PayloadDir, RealDisk, Store, TempPayloads, WriteToken};
+use super::{
+    Batch, DataDir, Disk, Family, PayloadDir, RealDisk, Store, TempPayloads, Visit, WriteToken,
+};
 use crate::ChainError;
 
 /// How long a write or a new generation waits for a write of the generation before.
@@ -77,6 +78,7 @@ impl RocksStore {
             .map_err(|error| database_error("open the database", &error))?;
         let doubtful = read_doubtful(&layout)?;
         let store = Self::new(db, layout, disk, Some(lock));
+        store.sync_root()?;
         store.check_layout(true)?;
         store.take_back(doubtful)?;
         let TempPayloads { files, bytes } = store.payloads.clean_temp()?;
@@ -148,6 +150,12 @@ impl RocksStore {
     /// Whether this process may write to the store.
     pub const fn is_writable(&self) -> bool {
         self.lock.is_some()
+    }
+
+    /// Makes the names of the folders durable before anything in them is.
+    fn sync_root(&self) -> Result<(), ChainError> {
+        let synced = self.disk.sync_dir(self.layout().root());
+        synced.map_err(|error| ChainError::not_durable("the data directory", &error))
     }
 
     fn check_layout(&self, may_write: bool) -> Result<(), ChainError> {
@@ -272,12 +280,7 @@ impl Store for RocksStore {
         value.map_err(|error| database_error("read the database", &error))
     }
 
-    fn scan(
-        &self,
-        family: Family,
-        from: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), ChainError> {
+    fn scan(&self, family: Family, from: &[u8], visit: Visit<'_>) -> Result<(), ChainError> {
         let mode = IteratorMode::From(from, Direction::Forward);
         for record in self.db.iterator_cf(self.family(family)?, mode) {
             let (key, value) =

@@ -127,7 +127,7 @@ fn verify_chain<S: Store + ?Sized>(
             .map_err(|refusal| refused(*hash, block, refusal))?;
     }
     if let Some(anchor) = anchor.filter(|anchor| draft.get(anchor).is_none()) {
-        return Err(ChainError::Corrupt(Fault::Anchor(anchor)));
+        return Err(ChainError::from(Fault::Anchor(anchor)));
     }
     let mut json_bytes = 0;
     for (hash, block) in blocks

@@ -112,14 +112,14 @@ impl<'a> Job<'a> {
         } = self;
         match files.len(payload)? {
             None => {
-                return Err(ChainError::Corrupt(Fault::PayloadMissing {
+                return Err(ChainError::from(Fault::PayloadMissing {
                     block,
                     name,
                     payload,
                 }));
             }
             Some(found) if found != len => {
-                return Err(ChainError::Corrupt(Fault::PayloadLen {
+                return Err(ChainError::from(Fault::PayloadLen {
                     block,
                     name,
                     payload,
@@ -131,10 +131,10 @@ impl<'a> Job<'a> {
         }
         let read = read_file(&files.path(payload), len, buffer);
         read.map_err(|error| ChainError::io("read a payload", error))?;
-        self.verify_bytes(buffer).map_err(ChainError::Corrupt)
+        self.verify_bytes(buffer)
     }
 
-    fn verify_bytes(&self, bytes: &[u8]) -> Result<(), Fault> {
+    fn verify_bytes(&self, bytes: &[u8]) -> Result<(), ChainError> {
         let &Self {
             block,
             name,
@@ -162,7 +162,8 @@ impl<'a> Job<'a> {
             payload,
             expected,
             found,
-        })
+        }
+        .into())
     }
 }
 

@@ -76,7 +76,7 @@ pub(super) fn verify_records<S: Store + ?Sized>(
 }
 
 fn index_fault(family: Family, why: impl Into<String>) -> ChainError {
-    ChainError::Corrupt(Fault::Index {
+    ChainError::from(Fault::Index {
         family: family.name(),
         why: why.into(),
     })
@@ -88,7 +88,7 @@ fn verify_commits<S: Store + ?Sized>(
 ) -> Result<(), ChainError> {
     for (block, _) in blocks {
         let missing = || {
-            ChainError::Corrupt(Fault::CommitRecord {
+            ChainError::from(Fault::CommitRecord {
                 block: *block,
                 why: "it is not there".to_owned(),
             })

@@ -24,7 +24,7 @@ fn fault_of(store: &RocksStore, anchor: Option<BlockHash>) -> Fault {
             ..VerifyOptions::default()
         },
     ) {
-        Err(ChainError::Corrupt(fault)) => fault,
+        Err(ChainError::Corrupt(fault)) => *fault,
         other => panic!("{other:?}"),
     }
 }
@@ -143,7 +143,7 @@ fn the_first_of_several_faults_is_returned_by_any_number_of_threads() {
                 ..VerifyOptions::default()
             },
         ) {
-            Err(ChainError::Corrupt(fault)) => fault,
+            Err(ChainError::Corrupt(fault)) => *fault,
             other => panic!("{other:?}"),
         }
     });
