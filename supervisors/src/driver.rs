@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    ChildState, Generation, Placement, TreeError, TreeEvent, TreeExit, TreeOptions,
+    Generation, Placement, TreeError, TreeEvent, TreeExit, TreeOptions,
     control::Control,
     core::{Command, Core, Effect, Event, Ix},
     gate::{GateControl, Status},
@@ -223,8 +223,11 @@ impl Driver {
             Command::Stop => String::new(),
         };
         let now = self.shared.now();
-        let decided = self.shared.core.lock().command(command, now);
+        let mut core = self.shared.core.lock();
+        let decided = core.command(command, now);
         let effects = decided.map_err(|why| TreeError::Refused { path, why })?;
+        self.show_all(&effects);
+        drop(core);
         self.carry_out(effects);
         self.sweep();
         Ok(())
@@ -256,7 +259,10 @@ impl Driver {
 
     fn decide(&mut self, event: Event) {
         let now = self.shared.now();
-        let effects = self.shared.core.lock().decide(event, now);
+        let mut core = self.shared.core.lock();
+        let effects = core.decide(event, now);
+        self.show_all(&effects);
+        drop(core);
         self.carry_out(effects);
     }
 
@@ -272,12 +278,7 @@ impl Driver {
                     self.part_from(node, generation, Control::kill)
                 }
                 Effect::Abandon { node, generation } => self.abandon(node, generation),
-                Effect::Show {
-                    node,
-                    state,
-                    generation,
-                    retry_at,
-                } => self.show(node, state, generation, retry_at),
+                Effect::Show { .. } => {}
                 Effect::Tell(event) => self.tell(event),
                 Effect::End(exit) => self.end(exit),
             }
@@ -382,20 +383,24 @@ impl Driver {
         }
     }
 
-    fn show(
-        &self,
-        node: Ix,
-        state: ChildState,
-        generation: Generation,
-        retry_at: Option<Duration>,
-    ) {
-        if let Some(worker) = self.workers.get(&node) {
-            worker.gate.publish(Status {
+    /// Tells callers of the new states, with the core locked: who reads a state in the tree finds it at the handle too.
+    fn show_all(&self, effects: &[Effect]) {
+        for effect in effects {
+            if let Effect::Show {
+                node,
                 state,
                 generation,
-                retry_at: retry_at.map(|at| self.shared.epoch + at),
-            });
-            metrics::note_state(&worker.path, state);
+                retry_at,
+            } = *effect
+                && let Some(worker) = self.workers.get(&node)
+            {
+                worker.gate.publish(Status {
+                    state,
+                    generation,
+                    retry_at: retry_at.map(|at| self.shared.epoch + at),
+                });
+                metrics::note_state(&worker.path, state);
+            }
         }
     }
 
