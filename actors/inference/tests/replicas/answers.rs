@@ -18,7 +18,10 @@ async fn many_streams_at_once_each_get_their_own_answer() {
         let told = stream.await.unwrap();
         let (tokens, text, reason) = answer(&house.prompt(&prompt), 60);
         assert_eq!(told.text, text);
-        assert_eq!((told.tokens as usize, told.reason()), (tokens.len(), reason));
+        assert_eq!(
+            (told.tokens as usize, told.reason()),
+            (tokens.len(), reason)
+        );
     }
     house.is_empty().await;
     assert_eq!(house.receipts.kept.lock().len(), 20);
@@ -31,7 +34,13 @@ async fn the_first_event_comes_before_any_step() {
     let mut stream = house.submit(house.request("hello", 9)).await.unwrap();
     let prompt_tokens = house.prompt("hello").len() as u32;
     let first = stream.next().await;
-    assert_eq!(first, Some(ChatEvent::Started { prompt_tokens, max_tokens: 9 }));
+    assert_eq!(
+        first,
+        Some(ChatEvent::Started {
+            prompt_tokens,
+            max_tokens: 9
+        })
+    );
     house.close().await;
 }
 
@@ -48,15 +57,24 @@ async fn a_summary_and_a_receipt_say_what_was_done() {
     assert_eq!(summary.usage.completion_tokens as usize, tokens.len());
     assert_eq!(summary.experts.top_k, 4);
     let receipt = house.receipts.kept.lock()[&id].clone();
-    assert_eq!((receipt.tokens_in, receipt.tokens_out), (summary.usage.prompt_tokens, told.tokens));
+    assert_eq!(
+        (receipt.tokens_in, receipt.tokens_out),
+        (summary.usage.prompt_tokens, told.tokens)
+    );
     assert_eq!(receipt.outcome, Outcome::Finished);
     assert!(receipt.admitted_ms <= receipt.ended_ms);
     // Every token was computed but the last, which nobody had to read.
     let computed: u64 = receipt.experts.values().sum();
     assert_eq!(computed as usize, prompt.len() + tokens.len() - 1);
     let top = house.handle.experts_top(100);
-    assert_eq!(top.iter().map(|(_, usage)| usage.tokens).sum::<u64>(), computed);
-    assert!(top.iter().all(|(name, usage)| house.handle.expert_usage(name) == *usage && usage.requests == 1));
+    assert_eq!(
+        top.iter().map(|(_, usage)| usage.tokens).sum::<u64>(),
+        computed
+    );
+    assert!(
+        top.iter()
+            .all(|(name, usage)| house.handle.expert_usage(name) == *usage && usage.requests == 1)
+    );
     house.close().await;
 }
 
@@ -67,7 +85,10 @@ async fn an_answer_ends_before_its_stop_text() {
     for nth in 0..30 {
         let prompt = format!("prompt {nth}");
         let (_, whole, _) = answer(&house.prompt(&prompt), 80);
-        let Some(stop) = whole.char_indices().nth(12).map(|(at, _)| whole[at..].chars().take(3).collect::<String>())
+        let Some(stop) = whole
+            .char_indices()
+            .nth(12)
+            .map(|(at, _)| whole[at..].chars().take(3).collect::<String>())
         else {
             continue;
         };
@@ -80,7 +101,10 @@ async fn an_answer_ends_before_its_stop_text() {
         stopped += 1;
         longest = longest.max(told.text.len());
     }
-    assert!(stopped > 10 && longest > 10, "the toy model did not say enough");
+    assert!(
+        stopped > 10 && longest > 10,
+        "the toy model did not say enough"
+    );
     house.close().await;
 }
 
@@ -94,7 +118,9 @@ async fn a_seed_gives_the_same_answer_alone_and_in_company() {
         request
     };
     let alone = listen(house.submit(request(5)).await.unwrap()).await.text;
-    let company: Vec<_> = (0..8).map(|nth| house.request(&format!("noise {nth}"), 100)).collect();
+    let company: Vec<_> = (0..8)
+        .map(|nth| house.request(&format!("noise {nth}"), 100))
+        .collect();
     let mut others = Vec::new();
     for noise in company {
         others.push(actix_rt::spawn(listen(house.submit(noise).await.unwrap())));
@@ -118,9 +144,15 @@ async fn text_cannot_become_a_control_token() {
     let ends = tokens.iter().filter(|token| **token == END).count();
     assert_eq!((starts, ends), (2, 1));
     let turns = [Role::System, Role::User, Role::Assistant, Role::User];
-    let messages = turns.map(|role| Message { role, content: "x".into() });
+    let messages = turns.map(|role| Message {
+        role,
+        content: "x".into(),
+    });
     let chat = house.handle.tokenizer().encode_chat(&messages).unwrap();
-    let text: Vec<u8> = chat.iter().map(|token| if *token < 256 { *token as u8 } else { b'|' }).collect();
+    let text: Vec<u8> = chat
+        .iter()
+        .map(|token| if *token < 256 { *token as u8 } else { b'|' })
+        .collect();
     assert_eq!(
         String::from_utf8(text).unwrap(),
         "|system\nx|\n|user\nx|\n|assistant\nx|\n|user\nx|\n|assistant\n"

@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use blyan_protocol::{ErrorCode, FinishReason, Outcome, RequestId};
+use blyan_protocol::{ErrorCode, FinishReason, Outcome, Receipt, RequestId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::house::{House, Plan, Told, listen, seed};
 use crate::toy::answer;
 
+/// Requests that are admitted, over all clients.
 const CASES: usize = 1200;
-const CLIENTS: usize = 24;
+const CLIENTS: usize = 12;
 
 /// What a client does after some events.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,19 +29,18 @@ struct Client {
     house: Rc<House>,
     rng: StdRng,
     admitted: Vec<(RequestId, Option<Outcome>)>,
-    cancelled_early: usize,
 }
 
 impl Client {
     async fn run(mut self, cases: usize) -> Self {
-        for _ in 0..cases {
+        while self.admitted.len() < cases {
             self.one_case().await;
         }
         self
     }
 
     async fn one_case(&mut self) {
-        let words = self.rng.random_range(0..40);
+        let words = self.rng.random_range(0..80);
         let prompt = format!("{} {}", "word ".repeat(words), self.rng.random::<u32>());
         let max_tokens = self.rng.random_range(1..40);
         let request = self.house.request(&prompt, max_tokens);
@@ -65,20 +65,22 @@ impl Client {
         max_tokens: u32,
     ) -> Option<Outcome> {
         let mood = [Mood::Stay, Mood::Cancel, Mood::Leave, Mood::Doze][self.rng.random_range(0..4)];
-        let patience = self.rng.random_range(0..12);
+        let patience = [0, 1, 1, 2, 6, 12][self.rng.random_range(0..6)];
         let mut told = Told::default();
         for _ in 0..patience {
-            let Some(event) = stream.next().await else { break };
+            let Some(event) = stream.next().await else {
+                break;
+            };
             told.hear(event);
+        }
+        if self.rng.random() {
+            self.doze().await;
         }
         match mood {
             Mood::Stay => {}
             Mood::Cancel => stream.cancel(),
-            Mood::Leave => {
-                self.cancelled_early += usize::from(told.end.is_none());
-                return None;
-            }
-            Mood::Doze => tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..8))).await,
+            Mood::Leave => return None,
+            Mood::Doze => self.doze().await,
         }
         while let Some(event) = stream.next().await {
             told.hear(event);
@@ -86,13 +88,21 @@ impl Client {
         self.check(&told, mood, prompt, max_tokens)
     }
 
-    fn check(&mut self, told: &Told, mood: Mood, prompt: &str, max_tokens: u32) -> Option<Outcome> {
+    async fn doze(&mut self) {
+        let micros = self.rng.random_range(0..8000);
+        tokio::time::sleep(Duration::from_micros(micros)).await;
+    }
+
+    fn check(&self, told: &Told, mood: Mood, prompt: &str, max_tokens: u32) -> Option<Outcome> {
         let (_, whole, reason) = answer(&self.house.prompt(prompt), max_tokens);
-        assert!(whole.starts_with(&told.text), "{:?} is not the beginning of {whole:?}", told.text);
+        assert!(
+            whole.starts_with(&told.text),
+            "{:?} is not the beginning of {whole:?}",
+            told.text
+        );
         match told.reason() {
             FinishReason::Cancelled => {
                 assert_eq!(mood, Mood::Cancel);
-                self.cancelled_early += 1;
                 Some(Outcome::Cancelled)
             }
             finished => {
@@ -105,7 +115,25 @@ impl Client {
 
 fn client(house: &Rc<House>, seed: u64) -> Client {
     let rng = StdRng::seed_from_u64(seed);
-    Client { house: Rc::clone(house), rng, admitted: Vec::new(), cancelled_early: 0 }
+    Client {
+        house: Rc::clone(house),
+        rng,
+        admitted: Vec::new(),
+    }
+}
+
+/// How many were cancelled before their first step, while their prompt was read, and after.
+fn phases<'a>(receipts: impl Iterator<Item = &'a Receipt>) -> [usize; 3] {
+    let mut counts = [0; 3];
+    for receipt in receipts.filter(|receipt| receipt.outcome == Outcome::Cancelled) {
+        let phase = match (receipt.experts.is_empty(), receipt.tokens_out) {
+            (true, _) => 0,
+            (false, 0) => 1,
+            (false, _) => 2,
+        };
+        counts[phase] += 1;
+    }
+    counts
 }
 
 #[actix_rt::test]
@@ -118,29 +146,59 @@ async fn clients_that_go_away_at_random_leave_nothing_behind() {
     listen(house.submit(house.request("warm up", 5)).await.unwrap()).await;
     house.is_empty().await;
     house.receipts.kept.lock().clear();
-    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    house.engine.before_each_step(|_| {
+        std::thread::sleep(Duration::from_micros(200));
+        Ok(())
+    });
+    let tasks = tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks();
 
     let clients: Vec<_> = (0..CLIENTS)
-        .map(|nth| actix_rt::spawn(client(&house, seed.wrapping_add(nth as u64)).run(CASES / CLIENTS)))
+        .map(|nth| {
+            actix_rt::spawn(client(&house, seed.wrapping_add(nth as u64)).run(CASES / CLIENTS))
+        })
         .collect();
-    let (mut admitted, mut cancelled_early) = (Vec::new(), 0);
+    let mut admitted = Vec::new();
     for client in clients {
-        let client = client.await.unwrap();
-        cancelled_early += client.cancelled_early;
-        admitted.extend(client.admitted);
+        admitted.extend(client.await.unwrap().admitted);
     }
     house.is_empty().await;
 
     let kept = std::mem::take(&mut *house.receipts.kept.lock());
     let ids: BTreeSet<_> = admitted.iter().map(|(id, _)| *id).collect();
-    assert_eq!(ids, kept.keys().copied().collect(), "receipts and admitted requests differ");
+    assert_eq!(
+        ids,
+        kept.keys().copied().collect(),
+        "receipts and admitted requests differ"
+    );
     assert_eq!(house.receipts.doubles.load(Ordering::SeqCst), 0);
     for (id, outcome) in &admitted {
-        assert!(outcome.as_ref().is_none_or(|outcome| kept[id].outcome == *outcome), "{:?}", kept[id]);
+        assert!(
+            outcome
+                .as_ref()
+                .is_none_or(|outcome| kept[id].outcome == *outcome),
+            "{:?}",
+            kept[id]
+        );
     }
-    eprintln!("{} admitted, {cancelled_early} of them ended early", admitted.len());
-    assert!(admitted.len() > CASES / 3 && cancelled_early > CASES / 10, "too little happened");
-    house.until("no task is left", |_| tokio::runtime::Handle::current().metrics().num_alive_tasks() <= tasks).await;
+    let phases = phases(kept.values());
+    eprintln!(
+        "{} admitted, cancelled in queue, prefill, decode: {phases:?}",
+        admitted.len()
+    );
+    assert!(
+        phases.iter().all(|count| *count >= CASES / 100),
+        "too few of a phase: {phases:?}"
+    );
+    house
+        .until("no task is left", |_| {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+                <= tasks
+        })
+        .await;
     Rc::into_inner(house).unwrap().close().await;
 }
 
@@ -153,11 +211,14 @@ async fn a_cancelled_request_is_computed_no_further() {
         .find(|prompt| answer(&house.prompt(prompt), 300).0.len() == 300)
         .expect("the toy model never says much");
     let mut stream = house.submit(request).await.unwrap();
+    let mut told = Told::default();
     for _ in 0..10 {
-        stream.next().await.unwrap();
+        told.hear(stream.next().await.unwrap());
     }
     stream.cancel();
-    let told = listen(stream).await;
+    while let Some(event) = stream.next().await {
+        told.hear(event);
+    }
     assert_eq!(told.reason(), FinishReason::Cancelled);
     house.is_empty().await;
     let steps = house.engine.steps.load(Ordering::SeqCst);

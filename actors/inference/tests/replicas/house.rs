@@ -6,20 +6,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use blyan_formats::bodies::{
-    ArchitectureBody, ChatTemplate, Decimal, ExpertShape, Family, Rope, RopeStyle, Routing, StringTable, Tokenizer,
-    TokenizerKind,
+    ArchitectureBody, ChatTemplate, Decimal, ExpertShape, Family, Rope, RopeStyle, Routing,
+    StringTable, Tokenizer, TokenizerKind,
 };
 use blyan_formats::{BlockHash, PayloadHash, TensorName};
 use blyan_inference::config::InferenceConfig;
 use blyan_inference::handle::{ChatStream, InferenceHandle};
 use blyan_inference::serving::Parts;
 use blyan_protocol::{
-    BoxFuture, ChatEvent, ChatRequest, ChatSummary, ErrorCode, ExpertTable, FinishReason, Lease, LeaseError, Message,
-    ModelDescription, ModelEntry, ModelId, PublicError, Receipt, ReceiptSink, RequestId, Role, Sampling, WeightForm,
+    BoxFuture, ChatEvent, ChatRequest, ChatSummary, ErrorCode, ExpertTable, FinishReason, Lease,
+    LeaseError, Message, ModelDescription, ModelEntry, ModelId, PublicError, Receipt, ReceiptSink,
+    RequestId, Role, Sampling, WeightForm,
 };
-use blyan_supervisors::{
-    Backoff, SupervisorSpec, Tree, TreeHandle, TreeOptions, Window,
-};
+use blyan_supervisors::{Backoff, SupervisorSpec, Tree, TreeHandle, TreeOptions, Window};
 use parking_lot::Mutex;
 
 use crate::toy::{ToyEngine, VOCABULARY};
@@ -38,7 +37,10 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
-            config: InferenceConfig { context_max_tokens: 512, ..InferenceConfig::default() },
+            config: InferenceConfig {
+                context_max_tokens: 512,
+                ..InferenceConfig::default()
+            },
             window: Window::new(1000, Duration::from_secs(600)),
             stuck_limit: Duration::from_secs(20),
             memory_tokens: 100_000,
@@ -57,8 +59,11 @@ pub struct House {
 
 impl House {
     pub async fn open(plan: Plan) -> Self {
-        let (engine, experts, receipts) =
-            (ToyEngine::new(plan.memory_tokens), Arc::<Experts>::default(), Arc::<Receipts>::default());
+        let (engine, experts, receipts) = (
+            ToyEngine::new(plan.memory_tokens),
+            Arc::<Experts>::default(),
+            Arc::<Receipts>::default(),
+        );
         let replicas = plan.config.replicas;
         let parts = Parts {
             config: plan.config,
@@ -68,16 +73,29 @@ impl House {
             receipts: receipts.clone(),
         };
         let (handle, specs) = InferenceHandle::new(parts).unwrap();
-        let mut serving = SupervisorSpec::new("replicas").window(Window::new(10_000, Duration::from_secs(600)));
+        let mut serving =
+            SupervisorSpec::new("replicas").window(Window::new(10_000, Duration::from_secs(600)));
         for spec in specs {
-            let spec = spec.window(plan.window).backoff(Backoff::NONE).stuck_limit(plan.stuck_limit);
+            let spec = spec
+                .window(plan.window)
+                .backoff(Backoff::NONE)
+                .stuck_limit(plan.stuck_limit);
             serving = serving.child(spec);
         }
         let tree = Tree::start(serving, TreeOptions::default()).unwrap();
         for replica in 1..=replicas {
-            tree.wait_running(&format!("inference-{replica}"), PATIENCE).await.unwrap();
+            tree.wait_running(&format!("inference-{replica}"), PATIENCE)
+                .await
+                .unwrap();
         }
-        Self { handle, tree, engine, experts, receipts, requests: AtomicU64::new(0) }
+        Self {
+            handle,
+            tree,
+            engine,
+            experts,
+            receipts,
+            requests: AtomicU64::new(0),
+        }
     }
 
     pub fn request(&self, prompt: &str, max_tokens: u32) -> ChatRequest {
@@ -85,9 +103,17 @@ impl House {
         id[..8].copy_from_slice(&self.requests.fetch_add(1, Ordering::Relaxed).to_be_bytes());
         ChatRequest {
             id: RequestId::from_random(id),
-            messages: vec![Message { role: Role::User, content: prompt.to_owned() }],
+            messages: vec![Message {
+                role: Role::User,
+                content: prompt.to_owned(),
+            }],
             max_tokens,
-            sampling: Sampling { temperature: 0.0, top_p: 1.0, top_k: None, seed: 0 },
+            sampling: Sampling {
+                temperature: 0.0,
+                top_p: 1.0,
+                top_k: None,
+                seed: 0,
+            },
             stop: Vec::new(),
             top_k_experts: None,
         }
@@ -104,7 +130,10 @@ impl House {
 
     /// The tokens that the model is given for a prompt.
     pub fn prompt(&self, prompt: &str) -> Vec<u32> {
-        let message = Message { role: Role::User, content: prompt.to_owned() };
+        let message = Message {
+            role: Role::User,
+            content: prompt.to_owned(),
+        };
         self.handle.tokenizer().encode_chat(&[message]).unwrap()
     }
 
@@ -119,12 +148,21 @@ impl House {
 
     /// Nothing is left of any request.
     pub async fn is_empty(&self) {
-        self.until("nobody in the house", |house| house.handle.load() == (0, 0)).await;
-        self.until("all memory given back", |house| house.engine.pool.used_bytes() == 0).await;
+        self.until("nobody in the house", |house| house.handle.load() == (0, 0))
+            .await;
+        self.until("all memory given back", |house| {
+            house.engine.pool.used_bytes() == 0
+        })
+        .await;
     }
 
     pub fn generation(&self, replica: u32) -> u64 {
-        self.tree.describe().find(&format!("inference-{replica}")).unwrap().generation.0
+        self.tree
+            .describe()
+            .find(&format!("inference-{replica}"))
+            .unwrap()
+            .generation
+            .0
     }
 
     pub async fn close(self) {
@@ -148,7 +186,11 @@ impl Told {
             ChatEvent::Started { .. } => assert_eq!(self.tokens, 0, "a late start"),
             ChatEvent::Token(token) => {
                 assert_eq!(token.index, self.tokens, "a gap or a double");
-                assert!(!token.text.contains('\u{fffd}'), "half a character in {:?}", token.text);
+                assert!(
+                    !token.text.contains('\u{fffd}'),
+                    "half a character in {:?}",
+                    token.text
+                );
                 self.tokens += 1;
                 self.text.push_str(&token.text);
             }
@@ -161,11 +203,21 @@ impl Told {
     }
 
     pub fn reason(&self) -> FinishReason {
-        self.end.as_ref().expect("no end").as_ref().expect("an error").finish_reason
+        self.end
+            .as_ref()
+            .expect("no end")
+            .as_ref()
+            .expect("an error")
+            .finish_reason
     }
 
     pub fn error(&self) -> ErrorCode {
-        self.end.as_ref().expect("no end").as_ref().expect_err("no error").code
+        self.end
+            .as_ref()
+            .expect("no end")
+            .as_ref()
+            .expect_err("no error")
+            .code
     }
 }
 
@@ -176,7 +228,9 @@ pub async fn listen(mut stream: ChatStream) -> Told {
             told.hear(event);
         }
     };
-    tokio::time::timeout(PATIENCE, all).await.expect("the stream never ended");
+    tokio::time::timeout(PATIENCE, all)
+        .await
+        .expect("the stream never ended");
     assert!(told.end.is_some(), "the stream broke off");
     told
 }
@@ -191,7 +245,9 @@ pub struct Experts {
 impl Experts {
     pub fn spoil(&self, name: TensorName) -> PayloadHash {
         let payload = payload(name);
-        self.corrupt.lock().insert(payload, "spoilt by a test".to_owned());
+        self.corrupt
+            .lock()
+            .insert(payload, "spoilt by a test".to_owned());
         self.epoch.fetch_add(1, Ordering::SeqCst);
         payload
     }
@@ -205,7 +261,10 @@ impl ExpertTable for Experts {
         _: WeightForm,
         _: Instant,
     ) -> Result<(Lease, bool), LeaseError> {
-        Err(LeaseError::Unavailable { name: *name, why: "the toy engine leases nothing".to_owned() })
+        Err(LeaseError::Unavailable {
+            name: *name,
+            why: "the toy engine leases nothing".to_owned(),
+        })
     }
 
     fn corruption(&self, payload: &PayloadHash) -> Option<String> {
@@ -230,7 +289,10 @@ pub struct Receipts {
 }
 
 fn take_one(left: &AtomicU64) -> bool {
-    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+        left.checked_sub(1)
+    })
+    .is_ok()
 }
 
 impl ReceiptSink for Receipts {
@@ -238,12 +300,21 @@ impl ReceiptSink for Receipts {
         Box::pin(async move {
             assert!(!take_one(&self.panics_left), "a sink that panics");
             if take_one(&self.failures_left) {
-                return Err(PublicError::new(ErrorCode::Unavailable, "the storage is down", ""));
+                return Err(PublicError::new(
+                    ErrorCode::Unavailable,
+                    "the storage is down",
+                    "",
+                ));
             }
             while self.hang.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            if self.kept.lock().insert(receipt.request_id, receipt).is_some() {
+            if self
+                .kept
+                .lock()
+                .insert(receipt.request_id, receipt)
+                .is_some()
+            {
                 self.doubles.fetch_add(1, Ordering::SeqCst);
             }
             Ok(())
@@ -258,10 +329,18 @@ fn payload(name: TensorName) -> PayloadHash {
 fn model() -> ModelDescription {
     let architecture = architecture();
     let entries = architecture.tensor_names().map(|name| {
-        let entry = ModelEntry { block: BlockHash::from_bytes([1; 32]), payload: payload(name), payload_len: 1 };
+        let entry = ModelEntry {
+            block: BlockHash::from_bytes([1; 32]),
+            payload: payload(name),
+            payload_len: 1,
+        };
         (name, entry)
     });
-    ModelDescription { id: MODEL, entries: entries.collect(), architecture }
+    ModelDescription {
+        id: MODEL,
+        entries: entries.collect(),
+        architecture,
+    }
 }
 
 fn architecture() -> ArchitectureBody {
@@ -278,8 +357,16 @@ fn architecture() -> ArchitectureBody {
         vocab: VOCABULARY as u32,
         context: 512,
         rms_epsilon: "0.00001".parse::<Decimal>().unwrap(),
-        rope: Rope { base: "10000".parse::<Decimal>().unwrap(), style: RopeStyle::Interleaved },
-        experts: ExpertShape { per_layer: 4, always_on: 1, neurons: 8, routing: Routing::TopScoresUnitWeight },
+        rope: Rope {
+            base: "10000".parse::<Decimal>().unwrap(),
+            style: RopeStyle::Interleaved,
+        },
+        experts: ExpertShape {
+            per_layer: 4,
+            always_on: 1,
+            neurons: 8,
+            routing: Routing::TopScoresUnitWeight,
+        },
         tokenizer: tokenizer(),
         chat_template: ChatTemplate::Chatml,
         system_prompt: None,
@@ -292,7 +379,11 @@ fn tokenizer() -> Tokenizer {
     let printable = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     for byte in 0..=255_u8 {
         let others = (0..byte).filter(|other| !printable(*other)).count() as u32;
-        let code = if printable(byte) { u32::from(byte) } else { 0x100 + others };
+        let code = if printable(byte) {
+            u32::from(byte)
+        } else {
+            0x100 + others
+        };
         assert!(vocab.push(char::from_u32(code).unwrap().encode_utf8(&mut [0; 4])));
     }
     assert!(vocab.push("<|im_start|>") && vocab.push("<|im_end|>"));
@@ -314,7 +405,9 @@ fn tokenizer() -> Tokenizer {
 
 /// Prints the seed that a random test can be replayed with.
 pub fn seed() -> u64 {
-    let asked = std::env::var("BLYAN_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let asked = std::env::var("BLYAN_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed = asked.unwrap_or_else(rand::random);
     eprintln!("replay with BLYAN_TEST_SEED={seed}");
     seed

@@ -34,16 +34,28 @@ async fn one_request_too_many_is_refused_with_a_time_to_come_back() {
     });
     let mut streams = Vec::new();
     for nth in 0..3 {
-        streams.push(house.submit(house.request(&format!("{nth}"), 9)).await.unwrap());
+        streams.push(
+            house
+                .submit(house.request(&format!("{nth}"), 9))
+                .await
+                .unwrap(),
+        );
     }
-    let refused = house.submit(house.request("one more", 9)).await.unwrap_err();
+    let refused = house
+        .submit(house.request("one more", 9))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, ErrorCode::Overloaded);
     assert!(refused.retry_after_ms.is_some());
     house.engine.before_each_step(|_| Ok(()));
     drop(streams);
     house.is_empty().await;
     house.ask("now", 9).await;
-    assert_eq!(house.receipts.kept.lock().len(), 4, "a refused request has no receipt");
+    assert_eq!(
+        house.receipts.kept.lock().len(),
+        4,
+        "a refused request has no receipt"
+    );
     house.close().await;
 }
 
@@ -59,14 +71,25 @@ async fn a_deadline_ends_running_and_waiting_requests() {
     let mut streams = Vec::new();
     for _ in 0..2 {
         let request = house.request(&prompt, 400);
-        streams.push(actix_rt::spawn(listen(house.handle.submit(request, within).await.unwrap())));
+        streams.push(actix_rt::spawn(listen(
+            house.handle.submit(request, within).await.unwrap(),
+        )));
     }
     for stream in streams {
         assert_eq!(stream.await.unwrap().error(), ErrorCode::Timeout);
     }
     house.is_empty().await;
-    let timeout = Outcome::Failed { code: ErrorCode::Timeout };
-    assert!(house.receipts.kept.lock().values().all(|receipt| receipt.outcome == timeout));
+    let timeout = Outcome::Failed {
+        code: ErrorCode::Timeout,
+    };
+    assert!(
+        house
+            .receipts
+            .kept
+            .lock()
+            .values()
+            .all(|receipt| receipt.outcome == timeout)
+    );
     house.close().await;
 }
 
@@ -83,7 +106,11 @@ async fn a_reader_that_stops_reading_is_given_up_and_holds_nobody_up() {
     house.is_empty().await;
     let told = listen(lazy).await;
     assert_eq!(told.error(), ErrorCode::SlowReader);
-    assert!(answer(&house.prompt(&prompt), 300).1.starts_with(&told.text));
+    assert!(
+        answer(&house.prompt(&prompt), 300)
+            .1
+            .starts_with(&told.text)
+    );
     house.close().await;
 }
 
@@ -115,7 +142,10 @@ async fn who_finds_no_memory_waits_for_it() {
         streams.push((prompt, actix_rt::spawn(listen(stream))));
     }
     for (prompt, stream) in streams {
-        assert_eq!(stream.await.unwrap().text, answer(&house.prompt(&prompt), 60).1);
+        assert_eq!(
+            stream.await.unwrap().text,
+            answer(&house.prompt(&prompt), 60).1
+        );
     }
     house.is_empty().await;
     house.close().await;
@@ -128,10 +158,19 @@ async fn the_context_bounds_prompt_and_answer() {
     let fits = "x".repeat(511 - overhead);
     let mut stream = house.submit(house.request(&fits, 100)).await.unwrap();
     let first = stream.next().await;
-    assert_eq!(first, Some(ChatEvent::Started { prompt_tokens: 511, max_tokens: 1 }));
+    assert_eq!(
+        first,
+        Some(ChatEvent::Started {
+            prompt_tokens: 511,
+            max_tokens: 1
+        })
+    );
     let told = listen(stream).await;
     assert_eq!(told.tokens, 1);
-    let too_long = house.submit(house.request(&format!("{fits}x"), 1)).await.unwrap_err();
+    let too_long = house
+        .submit(house.request(&format!("{fits}x"), 1))
+        .await
+        .unwrap_err();
     assert_eq!(too_long.code, ErrorCode::ContextTooLong);
     house.close().await;
 }

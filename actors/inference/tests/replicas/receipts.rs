@@ -14,7 +14,10 @@ async fn a_receipt_is_durable_before_the_last_event() {
         let request = house.request(&format!("{nth}"), 5);
         let id = request.id;
         listen(house.submit(request).await.unwrap()).await;
-        assert!(house.receipts.kept.lock().contains_key(&id), "the end came before the receipt");
+        assert!(
+            house.receipts.kept.lock().contains_key(&id),
+            "the end came before the receipt"
+        );
     }
     house.close().await;
 }
@@ -44,7 +47,11 @@ async fn while_the_storage_hangs_answers_still_end_and_receipts_are_bounded() {
     }
     assert_eq!(house.receipts.kept.lock().len(), 0);
     let refused = house.submit(house.request("third", 5)).await.unwrap_err();
-    assert_eq!(refused.code, ErrorCode::Overloaded, "pending receipts hold their places");
+    assert_eq!(
+        refused.code,
+        ErrorCode::Overloaded,
+        "pending receipts hold their places"
+    );
     assert_eq!(house.handle.drain(Duration::from_millis(50)).await, 2);
     house.receipts.hang.store(false, Ordering::SeqCst);
     assert_eq!(house.handle.drain(Duration::from_secs(30)).await, 0);

@@ -15,8 +15,14 @@ pub const START: u32 = 256;
 pub const END: u32 = 257;
 pub const VOCABULARY: usize = 258;
 
-const SHAPE: KvShape = KvShape { layers: 1, heads: 1, head_dim: 1 };
-const WORDS: [char; 12] = ['a', 'b', 'c', 'd', 'e', ' ', 'ß', 'é', '→', '雪', '😀', '🦀'];
+const SHAPE: KvShape = KvShape {
+    layers: 1,
+    heads: 1,
+    head_dim: 1,
+};
+const WORDS: [char; 12] = [
+    'a', 'b', 'c', 'd', 'e', ' ', 'ß', 'é', '→', '雪', '😀', '🦀',
+];
 
 /// What a step is about to compute.
 pub struct Step<'a> {
@@ -38,7 +44,11 @@ pub struct ToyEngine {
 impl ToyEngine {
     pub fn new(tokens_max: usize) -> Arc<Self> {
         let pool = KvPool::new(SHAPE, SHAPE.slot_bytes(tokens_max).unwrap() as u64);
-        Arc::new(Self { pool, steps: AtomicU64::new(0), fault: Mutex::new(Arc::new(|_| Ok(()))) })
+        Arc::new(Self {
+            pool,
+            steps: AtomicU64::new(0),
+            fault: Mutex::new(Arc::new(|_| Ok(()))),
+        })
     }
 
     /// Bytes that a slot for `tokens` takes.
@@ -87,18 +97,31 @@ impl StepEngine for ToyEngine {
         self.pool.slot(context)
     }
 
-    fn step(&self, rows: &mut [StepRow<'_>], terminate: &Terminate) -> Result<StepOutput, StepError> {
-        let contexts: Vec<_> = rows.iter_mut().map(|row| [read(row.kv), row.tokens.to_vec()].concat()).collect();
+    fn step(
+        &self,
+        rows: &mut [StepRow<'_>],
+        terminate: &Terminate,
+    ) -> Result<StepOutput, StepError> {
+        let contexts: Vec<_> = rows
+            .iter_mut()
+            .map(|row| [read(row.kv), row.tokens.to_vec()].concat())
+            .collect();
         let top_k: Vec<_> = rows.iter().map(|row| row.top_k).collect();
         let fault = Arc::clone(&*self.fault.lock());
-        fault(&Step { contexts: &contexts, top_k: &top_k, terminate })?;
+        fault(&Step {
+            contexts: &contexts,
+            top_k: &top_k,
+            terminate,
+        })?;
         self.steps.fetch_add(1, Ordering::Relaxed);
         let mut output = StepOutput::default();
         for (row, context) in rows.iter_mut().zip(&contexts) {
             write(row.kv, row.tokens);
             output.logits.push(logits(context, row));
             let name = TensorName::expert_of(0, (context.len() % 4) as u16);
-            output.experts.push(BTreeMap::from([(name, row.tokens.len() as u64)]));
+            output
+                .experts
+                .push(BTreeMap::from([(name, row.tokens.len() as u64)]));
         }
         Ok(output)
     }
@@ -110,7 +133,9 @@ fn logits(context: &[u32], row: &StepRow<'_>) -> Vec<f32> {
         Logits::Last => logits_after(context),
         Logits::All => {
             let first = context.len() - row.tokens.len();
-            (first..context.len()).flat_map(|last| logits_after(&context[..=last])).collect()
+            (first..context.len())
+                .flat_map(|last| logits_after(&context[..=last]))
+                .collect()
         }
     }
 }
@@ -126,23 +151,37 @@ pub fn logits_after(context: &[u32]) -> Vec<f32> {
 
 /// Goes on with a character that is not complete; else a character, or the end, by a hash of the whole context.
 pub fn next_token(context: &[u32], salt: u64) -> u32 {
-    let begun = context.iter().rev().take(3).position(|token| (0xc2..=0xf4).contains(token));
+    let begun = context
+        .iter()
+        .rev()
+        .take(3)
+        .position(|token| (0xc2..=0xf4).contains(token));
     if let Some(back) = begun {
-        let bytes: Vec<u8> = context[context.len() - 1 - back..].iter().map(|token| *token as u8).collect();
-        let whole = WORDS.iter().map(char::to_string).find(|word| {
-            word.len() > bytes.len() && word.as_bytes().starts_with(&bytes)
-        });
+        let bytes: Vec<u8> = context[context.len() - 1 - back..]
+            .iter()
+            .map(|token| *token as u8)
+            .collect();
+        let whole = WORDS
+            .iter()
+            .map(char::to_string)
+            .find(|word| word.len() > bytes.len() && word.as_bytes().starts_with(&bytes));
         if let Some(word) = whole {
             return u32::from(word.as_bytes()[bytes.len()]);
         }
     }
     let hash = context.iter().fold(salt + 7, |sum, token| {
-        (sum ^ u64::from(*token)).wrapping_mul(0x0100_0000_01b3).rotate_left(7)
+        (sum ^ u64::from(*token))
+            .wrapping_mul(0x0100_0000_01b3)
+            .rotate_left(7)
     });
     if hash.is_multiple_of(61) {
         return END;
     }
-    u32::from(WORDS[(hash % WORDS.len() as u64) as usize].to_string().as_bytes()[0])
+    u32::from(
+        WORDS[(hash % WORDS.len() as u64) as usize]
+            .to_string()
+            .as_bytes()[0],
+    )
 }
 
 /// What the model answers greedily: its tokens, their text (an unfinished character left out) and why it ends.
@@ -158,7 +197,11 @@ pub fn answer(prompt: &[u32], max_tokens: u32) -> (Vec<u32>, String, FinishReaso
         }
     }
     let tokens = context.split_off(prompt.len());
-    let bytes: Vec<u8> = tokens.iter().filter(|token| **token != END).map(|token| *token as u8).collect();
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .filter(|token| **token != END)
+        .map(|token| *token as u8)
+        .collect();
     let valid = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     (tokens, valid.to_owned(), reason)
 }
