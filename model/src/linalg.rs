@@ -27,20 +27,37 @@ pub fn solve_positive(
         "A [n, n] and B [n, k]"
     );
     let factor = cholesky(a)?;
+    let n = factor.nrows();
     let mut x = b.to_owned();
-    for mut column in x.columns_mut() {
-        for row in 0..factor.nrows() {
-            let known: f64 = (0..row).map(|i| factor[[row, i]] * column[i]).sum();
-            column[row] = (column[row] - known) / factor[[row, row]];
-        }
-        for row in (0..factor.nrows()).rev() {
-            let known: f64 = (row + 1..factor.nrows())
-                .map(|i| factor[[i, row]] * column[i])
-                .sum();
-            column[row] = (column[row] - known) / factor[[row, row]];
-        }
+    for row in 0..n {
+        eliminate(
+            &mut x,
+            row,
+            (0..row).map(|i| (i, factor[[row, i]])),
+            factor[[row, row]],
+        );
+    }
+    for row in (0..n).rev() {
+        eliminate(
+            &mut x,
+            row,
+            (row + 1..n).map(|i| (i, factor[[i, row]])),
+            factor[[row, row]],
+        );
     }
     Ok(x)
+}
+
+/// Solves for one row of x, whose other rows with a weight are known.
+fn eliminate(
+    x: &mut Array2<f64>,
+    row: usize,
+    known: impl Iterator<Item = (usize, f64)>,
+    pivot: f64,
+) {
+    let mut solved = x.row(row).to_owned();
+    known.for_each(|(i, weight)| solved.scaled_add(-weight, &x.row(i)));
+    x.row_mut(row).assign(&(solved / pivot));
 }
 
 /// The lower triangle L with L Lᵀ = A.
