@@ -72,6 +72,9 @@ impl Handler<LoadExpert> for ExpertCacheActor {
         self.hit_probe();
         let (table, loader) = (Arc::clone(&self.table), Arc::clone(&self.loader));
         let load = async move {
+            if job.is_over() {
+                return;
+            }
             let loaded = load(&table, &loader, &job).await;
             job.end(loaded.map(Arc::new));
         };

@@ -3,7 +3,7 @@
 mod actor;
 mod cast;
 mod config;
-pub mod core;
+mod core;
 mod error;
 mod guarded_map;
 mod handle;

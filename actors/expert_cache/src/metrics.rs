@@ -37,6 +37,6 @@ pub fn describe_metrics() {
     describe_histogram!(
         LOAD_SECONDS,
         Unit::Seconds,
-        "Time from a load's start to its lease, successful loads only"
+        "Time from the first miss to the expert's map, loads that succeeded only"
     );
 }

@@ -71,11 +71,6 @@ impl<K: Copy + Eq + Hash + Ord> Ledger<K> {
         self.entries.len()
     }
 
-    /// Whether nothing is resident.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// The resident keys that `wanted` picks.
     pub fn keys(&self, wanted: impl Fn(&K) -> bool) -> Vec<K> {
         self.entries

@@ -71,16 +71,6 @@ impl CorruptRegister {
         list.sort_unstable_by_key(|record| (record.name, record.payload));
         list
     }
-
-    /// How many payloads are corrupt.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -110,7 +100,7 @@ mod tests {
                 .fault,
             "first"
         );
-        assert_eq!(register.len(), 1);
+        assert_eq!(register.list().len(), 1);
     }
 
     #[test]

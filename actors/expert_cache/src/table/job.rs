@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::time::Instant;
 
 use blyan_protocol::LeaseError;
 
@@ -10,29 +9,27 @@ use crate::CacheError;
 pub(crate) struct LoadJob {
     table: Arc<Table>,
     ticket: Arc<Ticket>,
-    began: Instant,
 }
 
 impl LoadJob {
     pub(crate) fn new(table: Arc<Table>, ticket: Arc<Ticket>) -> Self {
-        Self {
-            table,
-            ticket,
-            began: Instant::now(),
-        }
+        Self { table, ticket }
     }
 
     pub(crate) fn ticket(&self) -> &Ticket {
         &self.ticket
     }
 
+    /// True when the ticket was given back before the load began: a new generation did so while the job was on its way
+    /// to it. Who waited has asked again.
+    pub(crate) fn is_over(&self) -> bool {
+        self.ticket.outcome().is_some()
+    }
+
     /// Publishes what was loaded, or why it was not.
     pub(crate) fn end(self, result: Result<Arc<Resident>, CacheError>) {
         let outcome = match result {
-            Ok(resident) => {
-                self.table.count_load(self.began.elapsed());
-                Outcome::Loaded(resident)
-            }
+            Ok(resident) => Outcome::Loaded(resident),
             Err(error) => Outcome::Refused(self.refusal(error)),
         };
         self.table.end_load(&self.ticket, outcome);

@@ -221,6 +221,8 @@ impl Table {
         }
         if let Outcome::Loaded(resident) = &outcome {
             self.settle(ticket.key, resident);
+            // Before anybody is woken: who has a lease finds its load counted.
+            self.counters.loaded(ticket.began.elapsed());
         }
         loads.remove(&ticket.key);
         drop(loads);
@@ -239,10 +241,6 @@ impl Table {
 
     fn next_tick(&self) -> u64 {
         self.tick.fetch_add(1, Ordering::Relaxed)
-    }
-
-    pub(crate) fn count_load(&self, took: Duration) {
-        self.counters.loaded(took);
     }
 
     /// Keeps a payload's fault; nobody leases it until it was verified again.

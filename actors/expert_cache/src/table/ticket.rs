@@ -23,6 +23,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Ticket {
     pub(crate) name: TensorName,
     pub(crate) key: Key,
+    pub(super) began: Instant,
     state: Mutex<State>,
     ended: Condvar,
 }
@@ -43,6 +44,7 @@ impl Ticket {
         Self {
             name,
             key,
+            began: Instant::now(),
             state: Mutex::new(state),
             ended: Condvar::new(),
         }
