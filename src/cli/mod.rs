@@ -1,6 +1,8 @@
 //! The command line.
 
+mod bench;
 mod fit;
+mod generate;
 mod import;
 mod model;
 mod node;
@@ -13,11 +15,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use blyan_chain::{ChainError, DataDir};
+use blyan_inference::config::Backend;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Overrides, Sources};
 use crate::telemetry;
-use crate::wiring::Faults;
+use crate::wiring::{Faults, LocalModel};
 
 /// Something is wrong, and the message says what.
 const EXIT_FAULT: u8 = 1;
@@ -58,6 +61,11 @@ enum Command {
     /// What is on the chain
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Answer one prompt without a node, also beside one; prints the answer alone
+    Generate(generate::GenerateArgs),
+    /// Measure this machine and the model on the chain
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// List the receipts of ended requests
     Receipts(receipts::ReceiptsArgs),
 }
@@ -95,10 +103,58 @@ impl Command {
             Self::Import(args) => import::run(config, &args, &faults)?,
             Self::Verify(args) => verify::run(config, &args)?,
             Self::Model(ModelCommand::Info(args)) => model::info(config, &args)?,
+            Self::Generate(args) => generate::run(config, &args)?,
+            Self::Bench(command) => bench::run(config, &command)?,
             Self::Receipts(args) => receipts::run(config, &args)?,
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// How commands compute.
+#[derive(Clone, Debug, Args)]
+struct ComputeArgs {
+    /// reference or cuda [default: inference.backend]
+    #[arg(long, value_name = "B", value_parser = parse_backend)]
+    backend: Option<Backend>,
+    /// Threads [default: inference.threads]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Experts per layer and token, the always-on ones included [default: all]
+    #[arg(long, value_name = "N")]
+    top_k_experts: Option<u32>,
+}
+
+impl ComputeArgs {
+    fn apply(&self, config: &Config) -> Result<Config> {
+        let mut config = config.clone();
+        if let Some(backend) = self.backend {
+            config.inference.backend = backend;
+        }
+        if let Some(threads) = self.threads {
+            config.inference.threads = threads.into();
+        }
+        config.inference.validate()?;
+        Ok(config)
+    }
+}
+
+fn parse_backend(name: &str) -> Result<Backend, String> {
+    serde_json::from_value(name.into()).map_err(|fault: serde_json::Error| fault.to_string())
+}
+
+/// Opens the published model, and ends its threads afterwards.
+fn with_model<T>(config: &Config, work: impl FnOnce(&LocalModel) -> Result<T>) -> Result<T> {
+    with_model_async(config, async |local| work(local))
+}
+
+fn with_model_async<T>(config: &Config, work: impl AsyncFnOnce(&LocalModel) -> Result<T>) -> Result<T> {
+    actix_rt::System::new().block_on(async {
+        let local = LocalModel::open(config).await?;
+        let done = work(&local).await;
+        local.close().await;
+        done
+    })
 }
 
 fn data_dir(config: &Config) -> DataDir {

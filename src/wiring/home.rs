@@ -44,7 +44,11 @@ impl ImportSource {
         }
     }
 
-    fn recipe(&self) -> Result<Recipe> {
+    /// The recipe.
+    ///
+    /// # Errors
+    /// The file cannot be read or is no recipe.
+    pub fn read_recipe(&self) -> Result<Recipe> {
         Ok(match &self.recipe {
             Some(path) => Recipe::read(path)?,
             None => Recipe::parse(DEFAULT_RECIPE)?,
@@ -88,7 +92,7 @@ impl Home {
         probe: &dyn Probe,
         told: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Imported> {
-        let recipe = source.recipe()?;
+        let recipe = source.read_recipe()?;
         let file = SourceFile::read(&source.gguf)
             .context("the model file; `make print-binary` fetches it, or set model.gguf")?;
         let (store, now) = (Arc::clone(&self.store), now_ms());

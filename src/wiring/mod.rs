@@ -3,6 +3,7 @@
 mod engine;
 mod faults;
 mod home;
+mod local;
 mod node;
 mod port;
 mod serving;
@@ -10,5 +11,6 @@ mod tree;
 
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
 pub use faults::{Faults, Poke};
+pub use local::{LocalModel, ReadOnlySource};
 pub use home::{Home, ImportSource, now_ms};
 pub use node::{NodeEnd, RunningNode, StopSignals};

@@ -1,0 +1,63 @@
+//! Measurements of one machine: how fast, and how well the model on the chain foresees text.
+
+mod perplexity;
+mod speed;
+mod store;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::ComputeArgs;
+use crate::config::Config;
+
+/// `blyan bench`
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// Generated tokens per second of one answer
+    Decode(speed::DecodeArgs),
+    /// Read tokens per second of one prompt
+    Prefill(speed::PrefillArgs),
+    /// How long the weights take to be verified and mapped
+    Load(BenchArgs),
+    /// Bytes per second of a full check of the store
+    Verify(BenchArgs),
+    /// Perplexity of the model on the chain, of its source in fp32, and of other splits, with intervals
+    Perplexity(perplexity::PerplexityArgs),
+}
+
+/// What every measurement takes.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// The result as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    compute: ComputeArgs,
+}
+
+impl BenchArgs {
+    /// The result on standard output: as JSON, or a line for each number.
+    fn print(&self, result: &impl Serialize) -> Result<()> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(result)?);
+            return Ok(());
+        }
+        if let serde_json::Value::Object(fields) = serde_json::to_value(result)? {
+            for (name, value) in fields {
+                println!("{name:<24} {value}");
+            }
+        }
+        Ok(())
+    }
+}
+
+pub fn run(config: &Config, command: &BenchCommand) -> Result<()> {
+    match command {
+        BenchCommand::Decode(args) => speed::decode(config, args),
+        BenchCommand::Prefill(args) => speed::prefill(config, args),
+        BenchCommand::Load(args) => store::load(config, args),
+        BenchCommand::Verify(args) => store::verify(config, args),
+        BenchCommand::Perplexity(args) => perplexity::run(config, args),
+    }
+}
