@@ -50,7 +50,7 @@ pub trait PayloadSource: Send + Sync {
     /// Where the payload lies, or why that cannot be said.
     fn locate(&self, payload: PayloadHash) -> BoxFuture<'_, Result<PayloadLocation, PublicError>>;
 
-    /// Remembers the SHA-256 of a fp32 derivation that was just written, synced and renamed.
+    /// Remembers the SHA-256 of a fp32 derivation that was just written and renamed into place.
     fn remember_fp32(
         &self,
         payload: PayloadHash,
