@@ -10,7 +10,6 @@ mod linalg;
 pub mod recipe;
 pub mod source;
 mod split;
-mod yardstick;
 
 pub use error::ModelError;
 pub use file::SourceFile;
@@ -20,4 +19,3 @@ pub use linalg::Singular;
 pub use recipe::Recipe;
 pub use source::SourceModel;
 pub use split::{dense_engine, split_engine};
-pub use yardstick::Yardsticks;

@@ -3,12 +3,16 @@
 mod support;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use blyan_inference::engine::Engine;
-use blyan_model::dense::Runtime;
+use blyan_model::dense::{DenseWeights, Runtime};
 use blyan_model::eval::token_losses;
+use blyan_model::fit::tokenise;
+use blyan_model::import::describe;
 use blyan_model::recipe::{Grouping, ModelRecord};
-use blyan_model::{FitOptions, ModelError, Recipe, SourceFile, Text, Yardsticks, fit};
+use blyan_model::{
+    FitOptions, ModelError, Recipe, SourceFile, SourceModel, Text, dense_engine, fit, split_engine,
+};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use support::{EXPERTS, FFN, HIDDEN, LAYERS, write_toy};
@@ -125,28 +129,21 @@ fn contiguous_experts_are_in_file_order_and_random_ones_are_not() {
 fn all_experts_of_a_split_are_the_dense_model_and_fewer_are_not() {
     let toy = toy();
     let recipe = run_fit(&toy, Grouping::CoActivation);
-    let yardsticks = Yardsticks::load(&toy.file, &recipe, runtime()).unwrap();
-    let tokens = yardsticks.tokenise(&toy.text).unwrap();
+    let source = SourceModel::parse(toy.file.bytes()).unwrap();
+    let architecture = describe(&source, &recipe.model, recipe.experts).unwrap();
+    let tokens = tokenise(&architecture, &toy.text).unwrap();
     let tokens = &tokens[..600];
-    let dense = yardsticks.dense().unwrap();
-    let split = yardsticks.split(&recipe).unwrap();
+    let weights = Arc::new(DenseWeights::load(&source, &architecture).unwrap());
+    let dense = dense_engine(&weights, &runtime()).unwrap();
+    let split = split_engine(&weights, &runtime(), &recipe.layers).unwrap();
 
-    let losses =
-        |engine: &Engine, top_k| token_losses(engine, tokens, 100, top_k, &|_, _| {}).unwrap();
+    let losses = |engine, top_k| token_losses(engine, tokens, 100, top_k, &|_, _| {}).unwrap();
     let expected = losses(&dense, 6);
     assert_eq!((expected.windows(), expected.tokens()), (6, 594));
     let all = losses(&split, 6).ratio_to(&expected, 1);
     assert!((all.value - 1.0).abs() < 1e-5, "{all:?}");
     let four = losses(&split, 4);
     assert_ne!(four, expected);
-
-    let texts = std::slice::from_ref(&toy.text);
-    let contiguous = yardsticks
-        .other_split(&recipe, Grouping::Contiguous, texts, &|_, _, _| {})
-        .unwrap();
-    let all = losses(&contiguous, 6).ratio_to(&expected, 1);
-    assert!((all.value - 1.0).abs() < 1e-5, "{all:?}");
-    assert_ne!(losses(&contiguous, 4), four);
 }
 
 #[test]

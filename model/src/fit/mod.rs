@@ -12,7 +12,7 @@ mod text;
 
 use std::sync::Arc;
 
-use blyan_formats::bodies::{ArchitectureBody, Decimal, ExpertShape};
+use blyan_formats::bodies::{Decimal, ExpertShape};
 use blyan_inference::engine::Engine;
 use blyan_inference::step::{Logits, StepEngine as _, StepRow, Terminate};
 use ndarray::{Array2, Axis};
@@ -83,8 +83,16 @@ pub fn fit(
 ) -> Result<Recipe, ModelError> {
     let source = SourceModel::parse(file.bytes())?;
     let architecture = describe(&source, &options.model, options.experts)?;
+    let windows = text::windows(&architecture, texts, options.tokens, WINDOW)?;
     let weights = Arc::new(DenseWeights::load(&source, &architecture)?);
-    let Fitted { layers, tokens } = fit_weights(&architecture, &weights, texts, options, progress)?;
+    let reading = Reading {
+        weights: &weights,
+        windows: &windows,
+        options,
+        progress,
+    };
+    let groups = reading.groups()?;
+    let layers = reading.routers(groups)?;
     Ok(Recipe {
         format: RecipeFormat::V1,
         model: options.model.clone(),
@@ -94,39 +102,11 @@ pub fn fit(
         fit: FitRecord {
             grouping: options.grouping,
             seed: options.seed,
-            tokens,
+            tokens: windows.iter().map(Vec::len).sum(),
             ridge_penalty: options.ridge_penalty.clone(),
             texts: texts.iter().map(Text::record).collect(),
         },
         layers,
-    })
-}
-
-/// A split and how many tokens it was fitted on.
-pub(crate) struct Fitted {
-    pub layers: Vec<LayerSplit>,
-    tokens: usize,
-}
-
-/// As [`fit`], on weights that are loaded already.
-pub(crate) fn fit_weights(
-    architecture: &ArchitectureBody,
-    weights: &Arc<DenseWeights>,
-    texts: &[Text],
-    options: &FitOptions,
-    progress: FitProgress<'_>,
-) -> Result<Fitted, ModelError> {
-    let windows = text::windows(architecture, texts, options.tokens, WINDOW)?;
-    let reading = Reading {
-        weights,
-        windows: &windows,
-        options,
-        progress,
-    };
-    let layers = reading.routers(reading.groups()?)?;
-    Ok(Fitted {
-        layers,
-        tokens: windows.iter().map(Vec::len).sum(),
     })
 }
 
