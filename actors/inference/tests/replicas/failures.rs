@@ -192,9 +192,15 @@ async fn when_every_replica_is_quarantined_requests_are_refused_at_once() {
         ..Plan::default()
     };
     let house = House::open(plan).await;
-    house
-        .engine
-        .before_each_step(|_| panic!("no replica survives this"));
+    // Nobody dies before all have been admitted.
+    let armed = Arc::new(AtomicBool::new(false));
+    let trigger = Arc::clone(&armed);
+    house.engine.before_each_step(move |_| {
+        while !trigger.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("no replica survives this");
+    });
     let mut streams = Vec::new();
     for nth in 0..4 {
         let stream = house
@@ -203,6 +209,7 @@ async fn when_every_replica_is_quarantined_requests_are_refused_at_once() {
             .unwrap();
         streams.push(actix_rt::spawn(listen(stream)));
     }
+    armed.store(true, Ordering::SeqCst);
     for stream in streams {
         let code = stream.await.unwrap().error();
         assert!(

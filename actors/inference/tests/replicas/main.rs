@@ -7,5 +7,6 @@ mod experts;
 mod failures;
 mod house;
 mod limits;
+mod local;
 mod receipts;
 mod toy;
