@@ -2,13 +2,17 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blyan_chain::{
-    ChainConfig, ChainError, ChainReader, ChainWriter, DataDir, RocksStore, open_or_create,
+    ChainConfig, ChainError, ChainReader, ChainWriter, DataDir, Disk, RealDisk, RocksStore,
+    open_or_create,
 };
 use blyan_formats::{BlockHash, ChainId, LayerPart, NodeKey, TensorName, TensorView};
 use blyan_model::{
@@ -164,6 +168,94 @@ fn a_truncated_model_file_is_refused() {
             matches!(error, Err(ModelError::Gguf(_))),
             "{len}: {error:?}"
         );
+    }
+}
+
+/// The real disk, but one call on which durability stands fails, after it was made.
+struct FailingDisk {
+    calls: AtomicU64,
+    fails_at: u64,
+}
+
+impl FailingDisk {
+    fn then_fail(&self, done: io::Result<()>) -> io::Result<()> {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        if self.calls.fetch_add(1, Ordering::SeqCst) == self.fails_at {
+            Err(full)
+        } else {
+            done
+        }
+    }
+}
+
+impl Disk for FailingDisk {
+    fn sync_file(&self, file: &File) -> io::Result<()> {
+        self.then_fail(RealDisk.sync_file(file))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.then_fail(RealDisk.rename(from, to))
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.then_fail(RealDisk.sync_dir(dir))
+    }
+
+    fn write_batch(&self, write: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        self.then_fail(RealDisk.write_batch(write))
+    }
+}
+
+/// Opens a directory and imports; how often the disk was called is returned too.
+fn import_on(
+    data: &Path,
+    file: &SourceFile,
+    recipe: &Recipe,
+    fails_at: u64,
+) -> (Result<Imported, ModelError>, u64) {
+    let disk = Arc::new(FailingDisk {
+        calls: AtomicU64::new(0),
+        fails_at,
+    });
+    let mut run = || {
+        let store = Arc::new(RocksStore::open_with(DataDir::new(data), disk.clone())?);
+        let mut chain =
+            open_or_create(store, &ChainConfig::default(), &key(), 1_700_000_000_000, 1)?;
+        let options = ImportOptions {
+            threads: 1,
+            accepted_ms: 1,
+            probe: &NoProbe,
+            progress: &|_| {},
+        };
+        import(&mut chain, file, recipe, &key(), &options)
+    };
+    (run(), disk.calls.load(Ordering::SeqCst))
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_published_and_the_next_import_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = SourceFile::read(&write_toy(folder.path(), 1)).unwrap();
+    let recipe = toy_recipe(&file);
+    let (undisturbed, calls) =
+        import_on(&folder.path().join("undisturbed"), &file, &recipe, u64::MAX);
+    let undisturbed = undisturbed.unwrap();
+    let tried: BTreeSet<u64> = (0..calls).step_by(5).chain(calls - 5..calls).collect();
+    for fails_at in tried {
+        let data = folder.path().join(format!("data-{fails_at}"));
+        let (failed, _) = import_on(&data, &file, &recipe, fails_at);
+        let error = failed.unwrap_err();
+        assert!(
+            error.to_string().contains("free some space"),
+            "call {fails_at}: {error}"
+        );
+        let reader = ChainReader::open_read_only(DataDir::new(&data));
+        assert!(
+            reader.is_err() || reader.unwrap().model(None).is_err(),
+            "published though call {fails_at} failed"
+        );
+        let resumed = import_on(&data, &file, &recipe, u64::MAX).0.unwrap();
+        assert_eq!(resumed.model, undisturbed.model, "call {fails_at}");
     }
 }
 

@@ -110,7 +110,6 @@ pub fn import<S: Store>(
     let architecture = describe(&source, &recipe.model, recipe.experts)?;
     let body = architecture.to_payload()?;
 
-    chain.store().payloads().clean_temp()?;
     let counter = payloads::Counter::new(architecture.tensor_names().count() as u64, options);
     let stored = payloads::store_all(&source, recipe, chain.store().payloads(), &counter, options)?;
 
