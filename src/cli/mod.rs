@@ -91,7 +91,12 @@ pub fn run(faults: Faults) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error.into()),
     };
-    let done = telemetry::init_logs(&config.node).and_then(|()| cli.command.run(&config, faults));
+    let quiet = match &cli.command {
+        Command::Node(_) => "",
+        // The command's own small tree is nobody's concern.
+        _ => "blyan_supervisors=warn",
+    };
+    let done = telemetry::init_logs(&config.node, quiet).and_then(|()| cli.command.run(&config, faults));
     done.unwrap_or_else(|error| fail(&error))
 }
 

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use blyan_expert_cache::{CacheError, ExpertCacheHandle, SharedWeights};
 use blyan_formats::{PayloadHash, TensorName};
 use blyan_inference::config::Backend;
 use blyan_inference::engine::{Engine, EngineError, EngineOptions, Provider, ReferenceKernel, WeightSource};
-use blyan_protocol::{LeaseError, ModelDescription};
+use blyan_protocol::{LeaseError, ModelDescription, WeightForm};
 use blyan_supervisors::Probe;
 
 use crate::config::Config;
 
+/// How long the load or the check of one payload may take.
+pub const PAYLOAD: Duration = Duration::from_secs(30);
 /// Threads of one run beyond which more do not help.
 const THREADS_USEFUL_MAX: usize = 8;
 
@@ -73,6 +76,21 @@ pub async fn start_engine(
     let weights = Arc::new(SharedSource(shared));
     let table = Arc::new(cache.table());
     Ok(Engine::new(options, model, weights, table, Arc::new(ReferenceKernel))?)
+}
+
+/// Maps experts as far as the cache's bound goes, so that no request waits for its first load. What fails is known by
+/// the cache from then on, or is tried again by the request that needs it.
+pub async fn warm(cache: &ExpertCacheHandle, model: &ModelDescription, bytes_max: u64) {
+    let shape = &model.architecture;
+    let expert_bytes = 3 * u64::from(shape.experts.neurons) * u64::from(shape.hidden) * size_of::<f32>() as u64;
+    let fitting = usize::try_from(bytes_max / expert_bytes.max(1)).unwrap_or(usize::MAX);
+    let experts = model.entries.iter().filter(|(name, _)| name.expert().is_some());
+    for (name, entry) in experts.take(fitting) {
+        match cache.load(*name, entry.payload, WeightForm::Fp32, PAYLOAD).await {
+            Ok(_) | Err(LeaseError::Corrupt { .. }) => {}
+            Err(error) => return tracing::warn!(%error, "the other experts are loaded when they are needed"),
+        }
+    }
 }
 
 /// Every weight that is no expert.

@@ -16,7 +16,7 @@ use blyan_supervisors::{NoProbe, SupervisorSpec, Tree, TreeHandle, TreeOptions};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use super::engine::{engine_options, start_engine};
+use super::engine::{engine_options, start_engine, warm};
 use crate::config::Config;
 
 const CACHE_START: Duration = Duration::from_secs(10);
@@ -55,6 +55,7 @@ impl LocalModel {
         let options = engine_options(config, &model, Arc::new(NoProbe));
         let (threads, context) = (options.threads, options.context_max);
         let engine = start_engine(options, &model, &cache).await?;
+        warm(&cache, &model, config.expert_cache.bytes_max).await;
         let tokenizer = ChatTokenizer::new(&model.architecture)?;
         Ok(Self {
             engine,

@@ -33,7 +33,7 @@ pub async fn completions(
     let streamed = body.streamed();
     let request = body
         .into_request(&state.chat)
-        .map_err(|fault| ApiError::openai(fault.error, fault.param))?;
+        .map_err(|fault| ApiError::openai(*fault.error, fault.param))?;
     let mut session = state.open(request).await.map_err(failed)?;
     if let Some(options) = streamed {
         session.settle().await.map_err(failed)?;

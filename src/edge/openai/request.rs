@@ -91,7 +91,16 @@ pub struct Fault {
     /// What OpenAI calls `param`.
     pub param: Option<&'static str>,
     /// Why.
-    pub error: PublicError,
+    pub error: Box<PublicError>,
+}
+
+impl Fault {
+    fn new(param: Option<&'static str>, error: PublicError) -> Self {
+        Self {
+            param,
+            error: Box::new(error),
+        }
+    }
 }
 
 impl CompletionBody {
@@ -103,12 +112,11 @@ impl CompletionBody {
     /// The request that it asks for.
     pub fn into_request(self, defaults: &ChatDefaults) -> Result<ChatRequest, Fault> {
         if let Some(param) = self.unsupported() {
-            let error = invalid(format!("`{param}` has a value that this node cannot follow."));
-            return Err(Fault { param: Some(param), error });
+            let message = format!("`{param}` has a value that this node cannot follow.");
+            return Err(Fault::new(Some(param), invalid(message)));
         }
         if self.messages.is_empty() {
-            let error = invalid("messages is empty.");
-            return Err(Fault { param: Some("messages"), error });
+            return Err(Fault::new(Some("messages"), invalid("messages is empty.")));
         }
         let body = ChatBody {
             messages: Some(self.messages.into_iter().map(Message::from).collect()),
@@ -121,7 +129,7 @@ impl CompletionBody {
             top_k_experts: self.top_k_experts,
             ..ChatBody::default()
         };
-        body.into_request(defaults).map_err(|error| Fault { param: None, error })
+        body.into_request(defaults).map_err(|error| Fault::new(None, error))
     }
 
     fn unsupported(&self) -> Option<&'static str> {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frames::{self, ClientMessage, StreamFrames};
 use crate::edge::chat::ChatBody;
-use crate::edge::error::too_large;
+use crate::edge::error::{invalid, too_large};
 use crate::edge::metrics;
 use crate::edge::state::EdgeState;
 use crate::edge::stream::{FRAMES_WAITING_MAX, Pace, RelayEnd, relay};
@@ -127,7 +127,7 @@ impl Connection {
             Ok(ClientMessage::Start { id, body }) => self.start(id, *body),
             Ok(ClientMessage::Cancel { id }) => self.cancel(&id),
             Ok(ClientMessage::Ping { id }) => self.say(frames::pong(&id)),
-            Err(refused) => self.say(frames::error(refused.id.as_deref(), &refused.error)),
+            Err(refused) => self.say(frames::error(refused.id.as_deref(), &invalid(refused.message))),
         }
     }
 

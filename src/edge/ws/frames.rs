@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::edge::chat::ChatBody;
-use crate::edge::error::{ErrorDetail, invalid};
+use crate::edge::error::ErrorDetail;
 use crate::edge::sse::json;
 use crate::edge::stream::{Encode, StreamEvent};
 
@@ -27,7 +27,7 @@ pub enum ClientMessage {
 #[derive(Debug)]
 pub struct Refused {
     pub id: Option<String>,
-    pub error: PublicError,
+    pub message: String,
 }
 
 impl ClientMessage {
@@ -62,7 +62,7 @@ fn usable_id(id: Option<Value>) -> Result<String, Refused> {
 fn refused(id: Option<String>, message: impl Into<String>) -> Refused {
     Refused {
         id,
-        error: invalid(message),
+        message: message.into(),
     }
 }
 
@@ -119,6 +119,7 @@ impl Encode for StreamFrames {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::error::invalid;
 
     #[test]
     fn messages_without_a_usable_id_are_refused_with_none() {
