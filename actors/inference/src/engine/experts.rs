@@ -136,10 +136,10 @@ impl ExpertFfn {
             workers => call.workers.run(workers, &work),
         }
         let results = done.into_iter().filter_map(OnceLock::into_inner);
-        items
-            .iter()
-            .zip(results)
-            .try_for_each(|(item, result)| Ok(add(call, item, &result?)))
+        items.iter().zip(results).try_for_each(|(item, result)| {
+            add(call, item, &result?);
+            Ok(())
+        })
     }
 
     fn contribution(
@@ -200,7 +200,10 @@ impl FfnCompute for ExpertFfn {
                 Err(StepError::Expert(LeaseError::Corrupt { .. }))
                     if self.health().epoch != health.epoch => {}
                 Err(fault) => return Err(fault),
-                Ok(()) => return Ok(count(call, &tokens_of)),
+                Ok(()) => {
+                    count(call, &tokens_of);
+                    return Ok(());
+                }
             }
         }
         Err(StepError::Runtime(

@@ -39,6 +39,10 @@ unsafe impl Send for Domain {}
 unsafe impl Sync for Domain {}
 
 impl Domain {
+    #[expect(
+        clippy::arc_with_non_send_sync,
+        reason = "sessions ask for an `Arc`; `Domain` is what threads share"
+    )]
     pub fn new(shared: Arc<Shared>) -> ort::Result<Self> {
         OperatorDomain::new(BLYAN)?
             .add(FfnOperator(shared))

@@ -1,10 +1,13 @@
 //! What comes out of steps.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use blyan_inference::step::{Logits, StepEngine, StepRow, Terminate};
+use blyan_inference::engine::{Engine, EngineOptions, FfnCall, FfnCompute, swiglu};
+use blyan_inference::step::{Logits, StepEngine, StepError, StepRow, Terminate};
+use parking_lot::Mutex;
 
-use crate::model::{SHAPE, World, expert_name};
+use crate::model::{SHAPE, Weights, World, expert_name, ort_library};
 use crate::scalar::ScalarModel;
 use crate::{ALL, assert_close, row, slot, step, tokens};
 
@@ -192,4 +195,66 @@ fn steps_at_one_time_do_not_mix() {
             });
         }
     });
+}
+
+#[test]
+fn leases_are_held_one_at_a_time() {
+    for threads in [1, 2] {
+        let world = World::with_options(12, |options| options.threads = threads);
+        step(&world, &mut slot(&world), &tokens(0, 80), ALL).unwrap();
+        assert!(world.table.leased.load(Ordering::SeqCst) >= (SHAPE.layers * SHAPE.experts) as u64);
+        assert!(world.table.held_max.load(Ordering::SeqCst) <= threads as u64);
+    }
+}
+
+/// Dense weights behind the same graph, and a look at what goes in.
+struct Dense {
+    weights: Arc<Weights>,
+    seen: Mutex<Vec<(usize, usize)>>,
+}
+
+impl FfnCompute for Dense {
+    fn compute(&self, call: &mut FfnCall<'_>) -> Result<(), StepError> {
+        self.seen.lock().push((call.layer, call.tokens()));
+        let mut share = vec![0.0; call.output.len()];
+        call.output.fill(0.0);
+        for expert in 0..SHAPE.experts {
+            let weights = self.weights.get(expert_name(call.layer, expert));
+            swiglu(weights, call.hidden, call.input, &mut share);
+            call.output
+                .iter_mut()
+                .zip(&share)
+                .for_each(|(sum, share)| *sum += share);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_graph_runs_on_any_feed_forward_part() {
+    let weights = Arc::new(Weights::random(13));
+    let dense = Arc::new(Dense {
+        weights: Arc::clone(&weights),
+        seen: Mutex::default(),
+    });
+    let mut options = EngineOptions::new(ort_library());
+    options.context_max = SHAPE.context;
+    let engine = Engine::with_ffn(
+        options,
+        SHAPE,
+        Arc::clone(&weights) as _,
+        Arc::clone(&dense) as _,
+    )
+    .unwrap();
+    let line = tokens(4, 17);
+    let mut kv = engine.new_slot(SHAPE.context).unwrap();
+    let output = engine
+        .step(&mut [row(&line, &mut kv, ALL)], &Terminate::default())
+        .unwrap();
+    let expected = ScalarModel::new(&weights)
+        .logits(&line, SHAPE.experts, |_, _| true)
+        .concat();
+    assert_close(&output.logits[0], &expected, 1e-4);
+    assert_eq!(*dense.seen.lock(), [(0, 17), (1, 17)]);
+    assert!(output.experts[0].is_empty());
 }

@@ -158,6 +158,23 @@ fn a_panic_in_the_operator_is_an_error_and_the_next_step_works() {
     assert_recovers(&world, &mut kv);
 }
 
+#[test]
+fn a_panic_on_any_of_the_threads_is_an_error() {
+    let world = World::new(30);
+    let mut kv = prefilled(&world);
+    for expert in 0..SHAPE.experts {
+        world.table.set_fate(expert_name(1, expert), Fate::Panics);
+    }
+    let panicked = StepError::Panicked("a fault in the table".to_owned());
+    assert_eq!(
+        step(&world, &mut kv, &tokens(0, 70), ALL).unwrap_err(),
+        panicked
+    );
+    assert_eq!(kv.len(), 4);
+    world.table.heal_all();
+    assert_recovers(&world, &mut kv);
+}
+
 struct PanicsOnDrop;
 
 impl Drop for PanicsOnDrop {
@@ -209,6 +226,37 @@ fn terminate_ends_a_step_that_is_under_way() {
     assert_eq!(ended, Err(StepError::Terminated));
     assert_eq!(kv.len(), 4);
     assert_recovers(&world, &mut kv);
+}
+
+#[test]
+fn steps_ended_at_any_time_leave_no_trace() {
+    let world = World::new(31);
+    let line = tokens(0, 40);
+    let whole = step(&world, &mut slot(&world), &line, ALL)
+        .unwrap()
+        .logits
+        .concat();
+    let mut kv = slot(&world);
+    for wait in 0..200 {
+        kv.truncate(0);
+        let terminate = Terminate::default();
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..wait * 200).for_each(|_| std::hint::spin_loop());
+                terminate.set();
+            });
+            world
+                .engine
+                .step(&mut [row(&line, &mut kv, ALL)], &terminate)
+        });
+        match outcome {
+            Ok(output) => assert_close(&output.logits[0], &whole, 1e-6),
+            Err(fault) => assert_eq!((fault, kv.len()), (StepError::Terminated, 0)),
+        }
+    }
+    kv.truncate(0);
+    let output = step(&world, &mut kv, &line, ALL).unwrap();
+    assert_close(&output.logits[0], &whole, 1e-6);
 }
 
 #[test]

@@ -96,6 +96,8 @@ pub enum Fate {
     CorruptWhenLeased,
     /// Nobody loads it in time.
     Late,
+    /// Asking for it panics.
+    Panics,
 }
 
 /// All experts of [`Weights`], with faults on demand.
@@ -105,6 +107,9 @@ pub struct Table {
     corrupt: Mutex<HashMap<PayloadHash, String>>,
     epoch: AtomicU64,
     pub leased: AtomicU64,
+    held: Arc<AtomicU64>,
+    /// Most leases that lived at one time.
+    pub held_max: AtomicU64,
     /// What a lease says about having waited.
     pub waits: std::sync::atomic::AtomicBool,
 }
@@ -117,6 +122,8 @@ impl Table {
             corrupt: Mutex::default(),
             epoch: AtomicU64::new(0),
             leased: AtomicU64::new(0),
+            held: Arc::default(),
+            held_max: AtomicU64::new(0),
             waits: false.into(),
         }
     }
@@ -145,6 +152,13 @@ struct Leased {
     weights: Arc<Weights>,
     name: TensorName,
     intact: bool,
+    held: Arc<AtomicU64>,
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.held.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl LeasedExpert for Leased {
@@ -175,6 +189,7 @@ impl ExpertTable for Table {
         match fate {
             Some(Fate::Late) => return Err(LeaseError::Timeout { name: *name }),
             Some(Fate::CorruptWhenLeased) => self.mark(payload, "its root differs"),
+            Some(Fate::Panics) => panic!("a fault in the table"),
             Some(Fate::Damaged) | None => {}
         }
         if let Some(fault) = self.corruption(payload) {
@@ -184,10 +199,13 @@ impl ExpertTable for Table {
                 fault,
             });
         }
+        let held = self.held.fetch_add(1, Ordering::SeqCst) + 1;
+        self.held_max.fetch_max(held, Ordering::SeqCst);
         let leased = Leased {
             weights: Arc::clone(&self.weights),
             name: *name,
             intact: fate.is_none(),
+            held: Arc::clone(&self.held),
         };
         Ok((Arc::new(leased), self.waits.load(Ordering::SeqCst)))
     }
