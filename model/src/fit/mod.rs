@@ -15,7 +15,7 @@ use std::sync::Arc;
 use blyan_formats::bodies::{Decimal, ExpertShape};
 use blyan_inference::engine::Engine;
 use blyan_inference::step::{Logits, StepEngine as _, StepRow, Terminate};
-use ndarray::{Array2, Axis};
+use ndarray::{Array1, Array2, Axis};
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
@@ -26,7 +26,7 @@ use crate::file::SourceFile;
 use crate::import::describe;
 use crate::recipe::{FitRecord, Grouping, LayerSplit, ModelRecord, Recipe, RecipeFormat};
 use crate::source::SourceModel;
-use observe::{CoActivation, ExpertLengths, Moments};
+use observe::{Contributions, ExpertLengths};
 
 pub use text::{Text, tokenise};
 
@@ -149,17 +149,20 @@ impl Reading<'_> {
     }
 
     fn co_activation(&self, layers: usize, ffn: usize) -> Result<Vec<Groups>, ModelError> {
-        let tap = Arc::new(CoActivation::new(layers, ffn));
+        let tap = Arc::new(Contributions::new(layers, self.weights.shape().hidden, ffn));
         self.read(Arc::clone(&tap) as Arc<dyn Tap>, FitPhase::Activations)?;
         let group = |layer| {
             (self.progress)(FitPhase::Groups, layer, layers);
-            group_neurons(
-                &tap.moments(layer),
+            let similarity = tap.predictable(layer, self.options.ridge_penalty.to_f64());
+            let similarity = similarity.map_err(|why| ModelError::Router { layer, why })?;
+            Ok(group_neurons(
+                &tap.energies(layer),
+                &similarity,
                 self.options.experts,
                 &mut self.random(layer),
-            )
+            ))
         };
-        Ok((0..layers).map(group).collect())
+        (0..layers).map(group).collect()
     }
 
     /// Fits a router to every layer's experts.
@@ -219,22 +222,26 @@ fn read_together(engine: &Engine, windows: &[Vec<u32>]) -> Result<(), ModelError
     Ok(())
 }
 
-/// The always-on experts get the neurons with most energy; the rest stands with what acts at the same time.
-fn group_neurons(moments: &Moments, shape: ExpertShape, random: &mut ChaCha8Rng) -> Groups {
+/// The always-on experts get the neurons with most energy. The others are grouped so that the groups' predictable
+/// covariance is high: then a group's output varies from token to token in a way that a linear router can foresee, and
+/// leaving some groups out is a choice that can be made well.
+fn group_neurons(
+    energies: &Array1<f64>,
+    similarity: &Array2<f64>,
+    shape: ExpertShape,
+    random: &mut ChaCha8Rng,
+) -> Groups {
     let neurons = shape.neurons as usize;
-    let mut by_energy: Vec<usize> = (0..moments.sums.len()).collect();
-    by_energy.sort_by(|a, b| {
-        moments.products[[*b, *b]]
-            .total_cmp(&moments.products[[*a, *a]])
-            .then(a.cmp(b))
-    });
-    let mut always_on = by_energy;
+    let mut always_on: Vec<usize> = (0..energies.len()).collect();
+    always_on.sort_by(|a, b| energies[*b].total_cmp(&energies[*a]).then(a.cmp(b)));
     let mut routed = always_on.split_off(usize::from(shape.always_on) * neurons);
     routed.sort_unstable();
 
-    let similarity = covariance(moments)
+    let scale = similarity.diag().sum() / energies.len() as f64;
+    let similarity = similarity
         .select(Axis(0), &routed)
-        .select(Axis(1), &routed);
+        .select(Axis(1), &routed)
+        .mapv(|s| (s / scale) as f32);
     let groups = cluster::balanced_groups(similarity.view(), neurons, RESTARTS, random);
     let mut experts = cut(
         always_on.into_iter().map(|neuron| neuron as u16).collect(),
@@ -246,19 +253,6 @@ fn group_neurons(moments: &Moments, shape: ExpertShape, random: &mut ChaCha8Rng)
             .map(|group| group.iter().map(|item| routed[*item] as u16).collect()),
     );
     experts
-}
-
-/// Covariance of the neurons' contributions: groups with a high sum of it are those whose output varies most from
-/// token to token, so that leaving some out is a choice that matters.
-fn covariance(moments: &Moments) -> Array2<f32> {
-    let means = &moments.sums / moments.tokens;
-    let mut covariance = moments
-        .products
-        .mapv(|product| (f64::from(product) / moments.tokens) as f32);
-    for ((a, b), value) in covariance.indexed_iter_mut() {
-        *value -= (means[a] * means[b]) as f32;
-    }
-    covariance
 }
 
 /// Cuts a list into experts, each ascending.

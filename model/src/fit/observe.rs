@@ -1,8 +1,7 @@
 //! What a fit collects while the dense model reads text.
 
 use blyan_inference::engine::{FfnCall, Workers};
-use ndarray::linalg::general_mat_mul;
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
 use parking_lot::Mutex;
 
 use super::ridge::RidgeSums;
@@ -10,84 +9,46 @@ use crate::dense::Tap;
 use crate::linalg::Singular;
 use crate::source::FfnWeights;
 
-/// Rows of a matrix that one worker adds to at one time.
-const BLOCK_ROWS: usize = 96;
-
-/// Per layer, which neurons act together: sums over tokens of products of two neurons' contributions. A neuron's
-/// contribution to a token is the length of what it adds to the output, |activation| x |column of down|.
-pub(super) struct CoActivation {
-    layers: Vec<LayerSums>,
+/// Per layer, how the neurons' contributions depend on the layer's input. A neuron's contribution to a token is the
+/// length of what it adds to the output, |activation| x |column of down|.
+pub(super) struct Contributions {
+    layers: Vec<Mutex<(RidgeSums, Array1<f64>)>>,
 }
 
-struct LayerSums {
-    /// `[ffn, ffn]` in blocks of rows.
-    products: Vec<Mutex<Array2<f32>>>,
-    totals: Mutex<(f64, Array1<f64>)>,
-}
-
-/// One layer's sums over all tokens.
-pub(super) struct Moments {
-    /// Number of tokens.
-    pub tokens: f64,
-    /// `[ffn]`: sums of contributions.
-    pub sums: Array1<f64>,
-    /// `[ffn, ffn]`: sums of products.
-    pub products: Array2<f32>,
-}
-
-impl CoActivation {
-    pub(super) fn new(layers: usize, ffn: usize) -> Self {
-        let layer = |_| LayerSums {
-            products: (0..ffn)
-                .step_by(BLOCK_ROWS)
-                .map(|row| zeros((ffn - row).min(BLOCK_ROWS), ffn))
-                .collect(),
-            totals: Mutex::new((0.0, Array1::zeros(ffn))),
-        };
+impl Contributions {
+    pub(super) fn new(layers: usize, hidden: usize, ffn: usize) -> Self {
+        let layer = |_| Mutex::new((RidgeSums::new(hidden, ffn), Array1::zeros(ffn)));
         Self {
             layers: (0..layers).map(layer).collect(),
         }
     }
 
-    pub(super) fn moments(&self, layer: usize) -> Moments {
-        let LayerSums { products, totals } = &self.layers[layer];
-        let blocks: Vec<_> = products.iter().map(|block| block.lock().clone()).collect();
-        let mut products = Array2::zeros((0, blocks[0].ncols()));
-        for block in blocks {
-            products
-                .append(Axis(0), block.view())
-                .expect("blocks of one matrix are equally wide");
-        }
-        let (tokens, sums) = totals.lock().clone();
-        Moments {
-            tokens,
-            sums,
-            products,
-        }
+    /// `[ffn]`: sums of squared contributions over all tokens.
+    pub(super) fn energies(&self, layer: usize) -> Array1<f64> {
+        self.layers[layer].lock().1.clone()
+    }
+
+    /// `[ffn, ffn]`: covariance of that part of the contributions which follows from the input in a straight line.
+    pub(super) fn predictable(&self, layer: usize, penalty: f64) -> Result<Array2<f64>, Singular> {
+        self.layers[layer].lock().0.predictable(penalty)
     }
 }
 
-fn zeros(rows: usize, cols: usize) -> Mutex<Array2<f32>> {
-    Mutex::new(Array2::zeros((rows, cols)))
-}
-
-impl Tap for CoActivation {
+impl Tap for Contributions {
     fn tap(&self, call: &FfnCall<'_>, weights: &FfnWeights, activations: ArrayViewMut2<'_, f32>) {
         let lengths = weights.down.map_axis(Axis(1), |row| row.dot(&row).sqrt());
         let contributions = activations.mapv(f32::abs) * &lengths;
-        let layer = &self.layers[call.layer];
-        {
-            let mut totals = layer.totals.lock();
-            totals.0 += contributions.nrows() as f64;
-            totals.1 += &contributions.sum_axis(Axis(0)).mapv(f64::from);
-        }
-        call.workers.run(layer.products.len(), &|block| {
-            let mut products = layer.products[block].lock();
-            let first = block * BLOCK_ROWS;
-            let rows = contributions.slice(s![.., first..first + products.nrows()]);
-            general_mat_mul(1.0, &rows.t(), &contributions, 1.0, &mut *products);
-        });
+        let mut layer = self.layers[call.layer].lock();
+        let (sums, energies) = &mut *layer;
+        sums.add(input(call), contributions.view());
+        *energies +=
+            &contributions.map_axis(Axis(0), |of_neuron| f64::from(of_neuron.dot(&of_neuron)));
     }
+}
+
+/// The call's input, `[T, H]`.
+fn input<'a>(call: &FfnCall<'a>) -> ArrayView2<'a, f32> {
+    ArrayView2::from_shape((call.tokens(), call.hidden), call.input).expect("the call's own shape")
 }
 
 /// Per layer, how the lengths of the routed experts' outputs depend on the layer's input.
@@ -117,10 +78,9 @@ impl Tap for ExpertLengths {
     fn tap(&self, call: &FfnCall<'_>, weights: &FfnWeights, activations: ArrayViewMut2<'_, f32>) {
         let experts = &self.routed[call.layer];
         let lengths = output_lengths(call.workers, experts, weights, activations.view());
-        let input = ArrayView2::from_shape((call.tokens(), call.hidden), call.input);
         self.layers[call.layer]
             .lock()
-            .add(input.expect("the call's own shape"), lengths.view());
+            .add(input(call), lengths.view());
     }
 }
 

@@ -29,17 +29,17 @@ impl RidgeSums {
         }
     }
 
-    /// Adds rows: inputs `[T, W]` and what they should give `[T, K]`.
+    /// Adds rows: inputs `[T, W]` and what they should give `[T, K]`. Products are summed in fp32 within a call, in
+    /// fp64 over calls.
     ///
     /// # Panics
     /// If the shapes do not fit.
     pub fn add(&mut self, inputs: ArrayView2<'_, f32>, targets: ArrayView2<'_, f32>) {
-        let (inputs, targets) = (inputs.mapv(f64::from), targets.mapv(f64::from));
         self.rows += inputs.nrows() as f64;
-        self.gram += &inputs.t().dot(&inputs);
-        self.moments += &inputs.t().dot(&targets);
-        self.input_sums += &inputs.sum_axis(Axis(0));
-        self.target_sums += &targets.sum_axis(Axis(0));
+        self.gram += &inputs.t().dot(&inputs).mapv(f64::from);
+        self.moments += &inputs.t().dot(&targets).mapv(f64::from);
+        self.input_sums += &inputs.sum_axis(Axis(0)).mapv(f64::from);
+        self.target_sums += &targets.sum_axis(Axis(0)).mapv(f64::from);
     }
 
     /// Weights `[K, W + 1]` with the bias in the last column, least squares plus `penalty` times the
@@ -49,23 +49,49 @@ impl RidgeSums {
     /// [`Singular`] if there are too few rows for the penalty, or a row was not finite.
     pub fn solve(&self, penalty: f64) -> Result<Array2<f32>, Singular> {
         let (inputs, targets) = self.moments.dim();
-        let input_means = &self.input_sums / self.rows;
-        let target_means = &self.target_sums / self.rows;
-        let mut covariance = &self.gram / self.rows - outer(&input_means, &input_means);
-        let moments = &self.moments / self.rows - outer(&input_means, &target_means);
-        let mean_variance = covariance.diag().sum() / inputs as f64;
-        covariance
-            .diag_mut()
-            .map_inplace(|variance| *variance += penalty * mean_variance);
-        let weights = solve_positive(covariance.view(), moments.view())?;
-
+        let weights = solve_positive(
+            self.covariance(penalty).view(),
+            self.cross_covariance().view(),
+        )?;
         let mut solved = Array2::zeros((targets, inputs + 1));
         solved
             .slice_mut(s![.., ..inputs])
             .assign(&weights.t().mapv(|w| w as f32));
-        let bias = target_means - weights.t().dot(&input_means);
+        let bias = &self.target_sums / self.rows - weights.t().dot(&(&self.input_sums / self.rows));
         solved.column_mut(inputs).assign(&bias.mapv(|b| b as f32));
         Ok(solved)
+    }
+
+    /// Covariance `[K, K]` of what a regression with this penalty can tell of the targets.
+    ///
+    /// # Errors
+    /// As [`Self::solve`].
+    pub fn predictable(&self, penalty: f64) -> Result<Array2<f64>, Singular> {
+        let cross = self.cross_covariance();
+        Ok(cross.t().dot(&solve_positive(
+            self.covariance(penalty).view(),
+            cross.view(),
+        )?))
+    }
+
+    /// `[W, W]`, with the penalty on its diagonal.
+    fn covariance(&self, penalty: f64) -> Array2<f64> {
+        let means = &self.input_sums / self.rows;
+        let mut covariance = &self.gram / self.rows - outer(&means, &means);
+        let mean_variance = covariance.diag().sum() / means.len() as f64;
+        covariance
+            .diag_mut()
+            .map_inplace(|variance| *variance += penalty * mean_variance);
+        covariance
+    }
+
+    /// `[W, K]`
+    fn cross_covariance(&self) -> Array2<f64> {
+        &self.moments / self.rows
+            - outer(
+                &(&self.input_sums / self.rows),
+                &(&self.target_sums / self.rows),
+            )
     }
 }
 
@@ -113,6 +139,19 @@ mod tests {
         assert!(solved.slice(s![.., ..3]).iter().all(|w| w.abs() < 1e-6));
         let means = &sums.target_sums / sums.rows;
         assert!((f64::from(solved[[0, 3]]) - means[0]).abs() < 1e-4);
+    }
+
+    #[test]
+    fn what_a_line_makes_is_wholly_predictable() {
+        let sums = sums(500);
+        let predictable = sums.predictable(1e-9).unwrap();
+        let weights = ndarray::arr2(&TRUE_WEIGHTS)
+            .slice(s![.., ..3])
+            .mapv(f64::from);
+        let difference = &predictable - &weights.dot(&sums.covariance(0.0)).dot(&weights.t());
+        assert!(difference.iter().all(|d| d.abs() < 1e-4), "{difference}");
+        let shrunk = sums.predictable(10.0).unwrap();
+        assert!(shrunk[[0, 0]] < 0.2 * predictable[[0, 0]]);
     }
 
     #[test]
