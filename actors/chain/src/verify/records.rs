@@ -1,14 +1,14 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use blyan_formats::bodies::Payload as _;
+use blyan_formats::bodies::{BodyError, Payload as _};
 use blyan_formats::{
     ArchitectureBody, BlockHash, BlockType, ChainId, ManifestBody, PayloadHash, SignedBlock,
 };
 
 use super::Fault;
 use crate::ChainError;
-use crate::core::{Draft, check_json};
+use crate::core::{Draft, Refusal, check_json};
 use crate::reader::{RECEIPTS_MAX, load_body, refused};
 use crate::store::{Family, ReceiptCursor, Records, Store, block_hash, index_key};
 
@@ -34,7 +34,7 @@ pub(super) fn verify_body<S: Store + ?Sized>(
         }
         BlockType::Manifest => {
             draft.resolve(hash, &body).map_err(refuse)?;
-            verify_manifest(records, draft, &body)?.map_err(|error| refuse(error.into()))?;
+            verify_manifest(records, draft, &body, &refuse)?;
         }
         _ => {}
     }
@@ -46,17 +46,15 @@ fn verify_manifest<S: Store + ?Sized>(
     records: &Records<'_, S>,
     draft: &Draft<'_>,
     body: &[u8],
-) -> Result<Result<(), blyan_formats::bodies::BodyError>, ChainError> {
-    let manifest = match ManifestBody::from_payload(body) {
-        Ok(manifest) => manifest,
-        Err(error) => return Ok(Err(error)),
-    };
-    let block = draft
-        .get(&manifest.architecture)
-        .ok_or(ChainError::NoBlock(manifest.architecture))?;
+    refuse: &dyn Fn(Refusal) -> ChainError,
+) -> Result<(), ChainError> {
+    let broken = |error: BodyError| refuse(error.into());
+    let manifest = ManifestBody::from_payload(body).map_err(broken)?;
+    let named = manifest.architecture;
+    let block = draft.get(&named).ok_or(ChainError::NoBlock(named))?;
     let bytes = load_body(records, block.hash, block.payload)?;
-    let architecture = ArchitectureBody::from_payload(&bytes);
-    Ok(architecture.and_then(|architecture| manifest.validate_against(&architecture)))
+    let architecture = ArchitectureBody::from_payload(&bytes).map_err(broken)?;
+    manifest.validate_against(&architecture).map_err(broken)
 }
 
 /// Commit records, the index by height, unreferenced JSON payloads, receipts.
@@ -166,11 +164,9 @@ fn verify_receipts<S: Store + ?Sized>(records: &Records<'_, S>) -> Result<u64, C
         stored += 1;
         Ok(ControlFlow::Continue(()))
     })?;
-    match stored == ordered {
-        true => Ok(stored),
-        false => Err(index_fault(
-            Family::ReceiptsByTime,
-            format!("{ordered} places for {stored} receipts"),
-        )),
+    if stored == ordered {
+        return Ok(stored);
     }
+    let why = format!("{ordered} places for {stored} receipts");
+    Err(index_fault(Family::ReceiptsByTime, why))
 }

@@ -314,7 +314,7 @@ fn a_block_without_its_payload_file_is_refused() {
     let tensor = &tensors()[0];
     let block = block_of(&chain, tensor, architecture, &key(1)).unwrap();
     let refused = |chain: &mut ChainWriter<RocksStore>| match chain
-        .append_all(&[block.clone()], acceptance(&key(1)))
+        .append_all(std::slice::from_ref(&block), acceptance(&key(1)))
     {
         Err(ChainError::Refused { refusal, .. }) => refusal.rule(),
         other => panic!("{other:?}"),
@@ -324,7 +324,7 @@ fn a_block_without_its_payload_file_is_refused() {
     assert_eq!(refused(&mut chain), "payload_len");
     store.payloads().put(tensor.payload, &tensor.bytes).unwrap();
     let appended = chain
-        .append_all(&[block.clone()], acceptance(&key(1)))
+        .append_all(std::slice::from_ref(&block), acceptance(&key(1)))
         .unwrap();
     assert_eq!(appended[0].admission, Admission::New);
     let appended = chain.append_all(&[block], acceptance(&key(1))).unwrap();

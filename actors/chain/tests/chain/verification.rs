@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -205,9 +206,12 @@ fn overwrite(store: &RocksStore, family: Family, key: &[u8], value: &[u8]) {
         .unwrap();
 }
 
+/// What an altered record holds.
+type Alter = fn(&[u8]) -> Vec<u8>;
+
 #[test]
 fn altered_records_of_the_database_are_found() {
-    let altered: [(Family, fn(&[u8]) -> Vec<u8>); 3] = [
+    let altered: [(Family, Alter); 3] = [
         (Family::Headers, |value| {
             String::from_utf8(value.to_vec())
                 .unwrap()
@@ -289,6 +293,49 @@ fn a_damaged_database_file_is_found() {
     }
     let store = RocksStore::open_read_only(DataDir::new(dir.path())).unwrap();
     assert!(verify(&store, VerifyOptions::default()).is_ok());
+}
+
+/// A killed node leaves its last records in the log. A torn end is a crash, anything else there is damage.
+#[test]
+fn a_damaged_log_is_found_and_a_torn_one_recovered() {
+    let (dir, store, _) = imported();
+    let log = |dir: &Path| {
+        let files = fs::read_dir(dir.join("db")).unwrap();
+        let mut logs = files.map(|entry| entry.unwrap().path());
+        logs.find(|path| path.extension().is_some_and(|kind| kind == "log"))
+            .unwrap()
+    };
+    let copy = || {
+        let copy = tempfile::tempdir().unwrap();
+        let from = dir.path().join(".");
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(from)
+            .arg(copy.path())
+            .status();
+        assert!(copied.unwrap().success());
+        copy
+    };
+    let damaged = copy();
+    flip(&log(damaged.path()), 2000);
+    let opened = RocksStore::open(DataDir::new(damaged.path()));
+    assert!(matches!(opened.err(), Some(ChainError::Damaged(_))));
+
+    let torn = copy();
+    let path = log(torn.path());
+    let len = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(len - 10)
+        .unwrap();
+    let torn = open_store(torn.path());
+    assert_eq!(
+        verify(&*torn, VerifyOptions::default()).unwrap().model,
+        None
+    );
+    assert_eq!(import(&torn, &key(1)), import(&store, &key(1)));
 }
 
 /// Writes the model's whole chain anew, every block but the genesis signed by `key`.
