@@ -13,14 +13,17 @@ import pytest
 PANICS = int(os.environ.get("BLYAN_CHAOS", "40"))
 RAISED = {
     "BLYAN__SUPERVISION__CHILD_RESTARTS_MAX": "100000",
+    "BLYAN__SUPERVISION__CHILD_WINDOW_MS": "20000000",
     "BLYAN__SUPERVISION__SUPERVISOR_RESTARTS_MAX": "100000",
+    "BLYAN__SUPERVISION__SUPERVISOR_WINDOW_MS": "20000000",
+    "BLYAN__SUPERVISION__BACKOFF_INITIAL_MS": "10",
     "BLYAN__SUPERVISION__BACKOFF_MAX_MS": "50",
 }
 ACTORS = {
     "chain": ("storage/chain", lambda node: node.http.get("/chain/B/head")),
     "expert_cache": ("serving/expert_cache", lambda node: node.http.get("/security/integrity_status")),
-    "inference-1": ("serving/replicas/inference-1", lambda node: node.chat("Hi", max_tokens=1)),
-    "inference-2": ("serving/replicas/inference-2", lambda node: node.chat("Hi", max_tokens=1)),
+    "inference-1": ("serving/replicas/inference-1", lambda node: node.http.get("/ready")),
+    "inference-2": ("serving/replicas/inference-2", lambda node: node.http.get("/ready")),
     "edge": ("edge", lambda node: node.http.get("/health")),
 }
 
@@ -37,8 +40,10 @@ class Chats:
             thread.start()
 
     def _loop(self, number):
-        with httpx.Client(base_url=self.node.url, timeout=120) as client:
-            while self.running:
+        # A connection for each chat: HTTP lets a server close an idle one at any moment, also under a request that is
+        # just on its way, and an edge that is replaced does.
+        while self.running:
+            with httpx.Client(base_url=self.node.url, timeout=120) as client:
                 self._count(*self._one(client, number))
 
     def _one(self, client, number):
@@ -95,7 +100,7 @@ def test_panics_everywhere_under_chats(faultnode, store):
             began = time.monotonic()
             node.command(f"arm {point} panic")
             if path:
-                node.wait_for(lambda: node.tree()[path]["generation"] > before)
+                node.wait_for(lambda: (n := node.tree()[path])["generation"] > before and n["state"] == "running")
                 node.wait_for(lambda: ACTORS[point][1](node).status_code == 200)
                 recovery[point].append(1000 * (time.monotonic() - began))
             fired[point] += 1
@@ -143,17 +148,16 @@ def test_an_actor_over_its_window_is_quarantined_and_refuses_at_once(faultnode, 
 
 def test_panics_of_the_edge_end_the_process_with_the_roots_code(faultnode, store):
     node = faultnode(store)
-    for _ in range(40):
-        if node.process.poll() is not None:
-            break
+    deadline = time.monotonic() + 120
+    while node.process.poll() is None and time.monotonic() < deadline:
         try:
             node.command("arm edge panic", timeout=2)
         except (AssertionError, OSError):
             pass
-        time.sleep(0.1)
-    assert node.process.wait(20) == 70
+        time.sleep(0.25)
+    assert node.process.wait(5) == 70
     said = "".join(node.errors)
-    assert "edge" in said and "window" in said, said[-2000:]
+    assert "more than 10 restarts within 60s, last exit: edge panicked" in said, said[-2000:]
 
 
 def test_a_stuck_run_is_replaced_and_other_streams_go_on(faultnode, store):

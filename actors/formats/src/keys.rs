@@ -4,7 +4,7 @@ use secp256k1::{Message, SECP256K1, SecretKey};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -198,22 +198,36 @@ impl NodeKey {
         Self::from_secret_bytes(text.and_then(parse_lower_hex).ok_or(KeyError::Malformed)?)
     }
 
-    /// Writes the key to a new file of mode 0600 and syncs the file and its folder. An existing file is left alone.
+    /// Writes the key to a new file of mode 0600 and syncs the file and its folder. An existing file is left alone,
+    /// and a kill at any moment leaves a whole key or none.
     ///
     /// # Errors
     /// [`KeyError::Io`], with `AlreadyExists` if the path is taken.
     pub fn save(&self, path: &Path) -> Result<(), KeyError> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(format!("{}\n", hex::encode(self.0.secret_bytes())).as_bytes())?;
-        file.sync_all()?;
         let folder = path
             .parent()
             .filter(|p| !p.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
+        let mut staged = path.as_os_str().to_owned();
+        staged.push(".part");
+        let staged = Path::new(&staged);
+        // What a kill between the two left behind was never a key.
+        if let Err(error) = fs::remove_file(staged)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error.into());
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(staged)?;
+        file.write_all(format!("{}\n", hex::encode(self.0.secret_bytes())).as_bytes())?;
+        file.sync_all()?;
+        // A link, as a rename would replace a key that is there.
+        let linked = fs::hard_link(staged, path);
+        fs::remove_file(staged)?;
+        linked?;
         Ok(File::open(folder)?.sync_all()?)
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::MmapMut;
 
+use crate::metrics;
 use crate::step::StepError;
 
 /// What one token occupies: `layers` times a key and a value of `heads * head_dim` fp32 each.
@@ -89,10 +90,13 @@ impl KvPool {
             .used_bytes
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
         {
-            Ok(_) => Ok(Reservation {
-                bytes,
-                used_bytes: Arc::clone(&self.used_bytes),
-            }),
+            Ok(before) => {
+                metrics::kv_bytes(before + bytes);
+                Ok(Reservation {
+                    bytes,
+                    used_bytes: Arc::clone(&self.used_bytes),
+                })
+            }
             Err(used) => Err(StepError::KvFull {
                 needs_bytes: bytes,
                 free_bytes: self.bound_bytes.saturating_sub(used),
@@ -110,7 +114,8 @@ struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.used_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        let before = self.used_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        metrics::kv_bytes(before - self.bytes);
     }
 }
 

@@ -19,6 +19,7 @@ const QUEUE_SECONDS: &str = "blyan_inference_queue_seconds";
 const ADMITTED: &str = "blyan_inference_admitted_requests";
 const WAITING: &str = "blyan_inference_waiting_requests";
 const RECEIPT_RETRIES: &str = "blyan_inference_receipt_retries_total";
+const KV_BYTES: &str = "blyan_inference_kv_bytes";
 const PAUSES: &str = "blyan_inference_reader_pauses_total";
 
 /// Says what each metric means. Needed once, after the recorder is installed.
@@ -46,11 +47,20 @@ pub fn describe() {
         "Requests waiting, running, or ended with a receipt not durable yet"
     );
     describe_gauge!(WAITING, "Requests waiting for a replica");
+    describe_gauge!(
+        KV_BYTES,
+        Unit::Bytes,
+        "Key/value memory of living sequences, as reserved"
+    );
     describe_counter!(RECEIPT_RETRIES, "Attempts to record a receipt that failed");
     describe_counter!(
         PAUSES,
         "Times that a sequence paused because its reader was slow"
     );
+}
+
+pub(crate) fn kv_bytes(reserved: u64) {
+    gauge!(KV_BYTES).set(reserved as f64);
 }
 
 pub(crate) fn step_done(replica: ReplicaId, took: Duration) {
