@@ -17,7 +17,7 @@ impl Clock {
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
             origin: Instant::now(),
-            origin_unix_ms: unix.map_or(0, |unix| millis(unix)),
+            origin_unix_ms: unix.map_or(0, millis),
         }
     }
 

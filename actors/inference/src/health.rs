@@ -32,7 +32,7 @@ impl ExpertHealth {
             .filter(|(name, _)| name.expert().is_some());
         Self {
             table,
-            shape: model.architecture.experts.clone(),
+            shape: model.architecture.experts,
             experts: experts
                 .map(|(name, entry)| (*name, entry.payload))
                 .collect(),

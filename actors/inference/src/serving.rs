@@ -58,6 +58,7 @@ impl Serving {
             receipts,
         } = parts;
         config.validate()?;
+        check_default_top_k(&config, &model.architecture.experts)?;
         let usage = Arc::new(UsageBook::default());
         let table = SequenceTable::new(TableParts {
             model: model.id,
@@ -76,7 +77,7 @@ impl Serving {
                 .min(model.architecture.context as usize),
             config,
             model: model.id,
-            experts: model.architecture.experts.clone(),
+            experts: model.architecture.experts,
             tokenizer: ChatTokenizer::new(&model.architecture)?,
             engine,
             health: ExpertHealth::new(&model, experts),
@@ -100,4 +101,26 @@ impl Serving {
                 .min(self.config.prefill_chunk_tokens),
         }
     }
+}
+
+fn check_default_top_k(
+    config: &InferenceConfig,
+    experts: &ExpertShape,
+) -> Result<(), InferenceError> {
+    let range = u32::from(experts.always_on)..=u32::from(experts.per_layer);
+    if config
+        .top_k_experts_default
+        .is_none_or(|k| range.contains(&k))
+    {
+        return Ok(());
+    }
+    let must = format!(
+        "must be {} to {} for this model",
+        range.start(),
+        range.end()
+    );
+    Err(InferenceError::Config {
+        key: "top_k_experts_default",
+        must,
+    })
 }

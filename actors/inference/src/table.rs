@@ -73,6 +73,13 @@ struct Outlet {
     awaited: bool,
 }
 
+impl Outlet {
+    /// Sends an event for which there is room; false if the reader has gone.
+    fn say(&self, event: ChatEvent) -> bool {
+        !matches!(self.events.try_send(event), Err(TrySendError::Closed(_)))
+    }
+}
+
 /// How a replica's current generation is reached.
 struct Post {
     wake: Arc<Notify>,
@@ -321,8 +328,7 @@ impl SequenceTable {
             match effect {
                 Effect::Token(id, event) => {
                     let outlet = inner.outlets.get(&id);
-                    let sent = outlet.map(|outlet| outlet.events.try_send(ChatEvent::Token(event)));
-                    if let Some(Err(TrySendError::Closed(_))) = sent {
+                    if outlet.is_some_and(|outlet| !outlet.say(ChatEvent::Token(event))) {
                         gone.push(id);
                     }
                 }
@@ -334,13 +340,8 @@ impl SequenceTable {
                 }
             }
         }
-        let now = self.clock.now();
-        for effect in gone
-            .into_iter()
-            .filter_map(|id| inner.core.cancel(id, now))
-            .collect::<Vec<_>>()
-        {
-            if let Effect::Ended(id, ended) = effect {
+        for id in gone {
+            if let Some(Effect::Ended(id, ended)) = inner.core.cancel(id, self.clock.now()) {
                 self.end(inner, id, *ended);
             }
         }

@@ -74,7 +74,7 @@ pub(super) fn pick(mut candidates: Vec<Candidate>, rows_max: usize) -> Vec<Seque
     }
     let mut prefill_taken = false;
     candidates.retain(|one| {
-        let fits = !one.alone && !(one.prefill && prefill_taken);
+        let fits = !(one.alone || one.prefill && prefill_taken);
         prefill_taken |= fits && one.prefill;
         fits
     });

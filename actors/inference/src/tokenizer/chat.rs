@@ -16,7 +16,8 @@ use crate::error::InferenceError;
 use crate::tokenizer::Vocabulary;
 
 /// Tokenises conversations. Text never becomes a control token, whatever it says: the template's own control tokens
-/// are put in by their ids, and the tokenizer underneath does not know them.
+/// are put in by their ids, and the tokenizer underneath does not know them. Bytes that the vocabulary lacks (some
+/// ASCII control characters in the default model's) are left out.
 pub struct ChatTokenizer {
     tokenizer: Tokenizer,
     vocabulary: Arc<Vocabulary>,

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use blyan_inference::actor::Ping;
+use blyan_inference::core::ReplicaId;
 use blyan_inference::step::StepError;
 use blyan_protocol::{ErrorCode, Outcome};
-use blyan_supervisors::Window;
+use blyan_supervisors::{Generation, Window};
 
-use crate::house::{House, Plan, listen};
+use crate::house::{House, PATIENCE, Plan, listen};
 use crate::toy::answer;
 
 fn countdown(count: u64) -> impl Fn() -> bool + Send + Sync {
@@ -238,6 +240,39 @@ async fn when_every_replica_is_quarantined_requests_are_refused_at_once() {
         house.ask("hello", 9).await.text,
         answer(&house.prompt("hello"), 9).1
     );
+    house.close().await;
+}
+
+#[actix_rt::test]
+async fn a_busy_replica_answers_between_steps_and_its_streams_survive_its_quarantine() {
+    let house = House::open(Plan::default()).await;
+    house.engine.before_each_step(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        Ok(())
+    });
+    let mut streams = Vec::new();
+    for nth in 0..8 {
+        let prompt = format!("busy {nth}");
+        let stream = house.submit(house.request(&prompt, 200)).await.unwrap();
+        streams.push((prompt, actix_rt::spawn(listen(stream))));
+    }
+    for (replica, number) in house.replicas.iter().zip(1..) {
+        let report = replica.call(Ping, PATIENCE).await.unwrap();
+        assert_eq!(
+            (report.replica, report.generation),
+            (ReplicaId(number), Generation(1))
+        );
+    }
+    house
+        .tree
+        .quarantine("inference-2", "a test")
+        .await
+        .unwrap();
+    for (prompt, stream) in streams {
+        let told = stream.await.unwrap();
+        assert_eq!(told.text, answer(&house.prompt(&prompt), 200).1);
+    }
+    house.is_empty().await;
     house.close().await;
 }
 

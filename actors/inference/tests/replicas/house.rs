@@ -10,6 +10,7 @@ use blyan_formats::bodies::{
     StringTable, Tokenizer, TokenizerKind,
 };
 use blyan_formats::{BlockHash, PayloadHash, TensorName};
+use blyan_inference::actor::InferenceActor;
 use blyan_inference::config::InferenceConfig;
 use blyan_inference::handle::{ChatStream, InferenceHandle};
 use blyan_inference::serving::Parts;
@@ -18,7 +19,9 @@ use blyan_protocol::{
     LeaseError, Message, ModelDescription, ModelEntry, ModelId, PublicError, Receipt, ReceiptSink,
     RequestId, Role, Sampling, WeightForm,
 };
-use blyan_supervisors::{Backoff, SupervisorSpec, Tree, TreeHandle, TreeOptions, Window};
+use blyan_supervisors::{
+    Backoff, ChildRef, ChildSpec, SupervisorSpec, Tree, TreeHandle, TreeOptions, Window,
+};
 use parking_lot::Mutex;
 
 use crate::toy::{ToyEngine, VOCABULARY};
@@ -54,7 +57,19 @@ pub struct House {
     pub engine: Arc<ToyEngine>,
     pub experts: Arc<Experts>,
     pub receipts: Arc<Receipts>,
+    pub replicas: Vec<ChildRef<InferenceActor>>,
     requests: AtomicU64,
+}
+
+/// A serving part that nobody looks into.
+pub fn parts(plan: &Plan) -> Parts {
+    Parts {
+        config: plan.config.clone(),
+        model: Arc::new(model()),
+        engine: ToyEngine::new(plan.memory_tokens),
+        experts: Arc::<Experts>::default(),
+        receipts: Arc::<Receipts>::default(),
+    }
 }
 
 impl House {
@@ -66,13 +81,13 @@ impl House {
         );
         let replicas = plan.config.replicas;
         let parts = Parts {
-            config: plan.config,
-            model: Arc::new(model()),
             engine: engine.clone(),
             experts: experts.clone(),
             receipts: receipts.clone(),
+            ..parts(&plan)
         };
         let (handle, specs) = InferenceHandle::new(parts).unwrap();
+        let children = specs.iter().map(ChildSpec::child_ref).collect();
         let mut serving =
             SupervisorSpec::new("replicas").window(Window::new(10_000, Duration::from_secs(600)));
         for spec in specs {
@@ -94,6 +109,7 @@ impl House {
             engine,
             experts,
             receipts,
+            replicas: children,
             requests: AtomicU64::new(0),
         }
     }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use blyan_inference::handle::InferenceHandle;
 use blyan_inference::step::StepError;
 use blyan_protocol::{ChatEvent, ErrorCode, FinishReason, Outcome};
 
-use crate::house::{House, Plan, Told, listen};
+use crate::house::{House, Plan, Told, listen, parts};
 use crate::toy::answer;
 
 fn one_replica(slots: usize, queue: usize) -> Plan {
@@ -173,4 +174,19 @@ async fn the_context_bounds_prompt_and_answer() {
         .unwrap_err();
     assert_eq!(too_long.code, ErrorCode::ContextTooLong);
     house.close().await;
+}
+
+#[actix_rt::test]
+async fn a_default_that_the_model_cannot_serve_is_refused_at_the_start() {
+    for experts in [0, 5] {
+        let mut plan = Plan::default();
+        plan.config.top_k_experts_default = Some(experts);
+        let refused = InferenceHandle::new(parts(&plan))
+            .err()
+            .expect("it was taken");
+        assert_eq!(
+            refused.to_string(),
+            "inference.top_k_experts_default must be 1 to 4 for this model"
+        );
+    }
 }
