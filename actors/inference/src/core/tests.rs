@@ -465,8 +465,6 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-
     #[test]
     fn no_sequence_is_lost_or_doubled_and_each_ends_once(ops in prop::collection::vec(op(), 1..150)) {
         let mut world = World::new();
