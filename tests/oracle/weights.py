@@ -4,7 +4,6 @@ Names are the chain's (`embedding`, `layer0.attn_qkv`, ..). A layer's feed-forwa
 of gate, of up, and of down transposed, whatever experts it was cut into; with all experts active it is their sum.
 """
 
-import json
 import mmap
 import pathlib
 import struct
@@ -160,27 +159,23 @@ def read_tensorblock(path):
     raise ValueError(f"{path}: dtype {dtype}, quantisation {method}")
 
 
-def model_of_blocks(architecture: dict, payloads: dict) -> Model:
-    """`architecture` is the architecture block's payload, `payloads` gives each name's TensorBlock file."""
-    read = {name: read_tensorblock(path) for name, path in payloads.items()}
+def model_of_store(data_dir, info: dict, like: Model) -> Model:
+    """The model in a node's store: names and shapes from `blyan model info --json`, bytes from the payload files. The
+    two numbers of the architecture that are no shapes are those of `like`."""
+    payload = lambda entry: pathlib.Path(data_dir) / "payloads" / entry["payload_hash"]
+    read = {name: read_tensorblock(payload(entry)) for name, entry in info["entries"].items()}
     weights = {name: tensor for name, tensor in read.items() if ".expert" not in name and ".router" not in name}
-    neurons = architecture["experts"]["neurons"]
-    for layer in range(architecture["layers"]):
-        experts = [read[f"layer{layer}.expert{number}"] for number in range(architecture["experts"]["per_layer"])]
+    neurons = info["experts"]["neurons"]
+    for layer in range(info["layers"]):
+        experts = [read[f"layer{layer}.expert{number}"] for number in range(info["experts"]["per_layer"])]
         parts = [expert[part * neurons : (part + 1) * neurons] for part in range(3) for expert in experts]
         weights[f"layer{layer}.ffn"] = np.concatenate(parts)
     return Model(
-        layers=architecture["layers"],
-        hidden=architecture["hidden"],
-        heads=architecture["heads"],
-        kv_heads=architecture["kv_heads"],
-        rms_epsilon=float(architecture["rms_epsilon"]),
-        rope_base=float(architecture["rope"]["base"]),
+        layers=info["layers"],
+        hidden=info["hidden"],
+        heads=info["heads"],
+        kv_heads=info["kv_heads"],
+        rms_epsilon=like.rms_epsilon,
+        rope_base=like.rope_base,
         weights=weights,
     )
-
-
-def model_of_listing(path) -> Model:
-    """A JSON file with `architecture` and `payloads`, as `model_of_blocks` takes them."""
-    listing = json.loads(pathlib.Path(path).read_text())
-    return model_of_blocks(listing["architecture"], listing["payloads"])

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use blyan_inference::engine::{Engine, EngineOptions, ExpertFfn, ReferenceKernel};
-use blyan_inference::step::{Logits, StepEngine, StepRow, Terminate};
+use blyan_inference::local::LocalSequence;
 use serde::Deserialize;
 
 use dense::DenseModel;
@@ -57,21 +57,14 @@ fn engine(gguf: &Path, library: PathBuf) -> Result<Engine> {
 
 fn write_logits(engine: &Engine, line: &Line, out: &Path) -> Result<()> {
     let mut file = std::io::BufWriter::new(std::fs::File::create(out)?);
-    let mut kv = engine.new_slot(line.tokens.len())?;
+    let top_k = engine.shape().experts as u32;
+    let mut sequence = LocalSequence::new(engine, line.tokens.len(), top_k)?;
     let (prompt, rest) = line
         .tokens
         .split_at_checked(line.prompt_len)
         .context("a prompt longer than its line")?;
     for tokens in std::iter::once(prompt).chain(rest.chunks(1)) {
-        let top_k = engine.shape().experts as u32;
-        let mut rows = [StepRow {
-            tokens,
-            kv: &mut kv,
-            top_k,
-            logits: Logits::Last,
-        }];
-        let output = engine.step(&mut rows, &Terminate::default())?;
-        for logit in output.logits.concat() {
+        for logit in sequence.read(tokens)? {
             file.write_all(&logit.to_le_bytes())?;
         }
     }
