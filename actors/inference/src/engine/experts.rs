@@ -20,6 +20,9 @@ use crate::step::StepError;
 const ITEM_ROWS: usize = 64;
 /// Rows whose contributions are held before they are added up.
 const WAVE_ROWS: usize = 512;
+/// Maps of one expert that may turn out damaged, one after the other, before the step gives up.
+const DAMAGED_LEASES_MAX: usize = 3;
+const DAMAGED: &str = "the file was damaged while it was mapped";
 
 /// Computes feed-forward parts from the experts of one model.
 pub struct ExpertFfn {
@@ -142,6 +145,7 @@ impl ExpertFfn {
         })
     }
 
+    /// A damaged derivation is made again at the next lease; a damaged payload is refused there.
     fn contribution(
         &self,
         layer: usize,
@@ -149,6 +153,28 @@ impl ExpertFfn {
         input: &[f32],
         item: &Item<'_>,
     ) -> Result<Vec<f32>, StepError> {
+        for _ in 0..DAMAGED_LEASES_MAX {
+            if let Some(output) = self.with_lease(layer, run, input, item)? {
+                return Ok(output);
+            }
+        }
+        let (name, payload) = *self.expert(layer, item.expert);
+        Err(LeaseError::Corrupt {
+            name,
+            payload,
+            fault: DAMAGED.to_owned(),
+        }
+        .into())
+    }
+
+    /// `None` if the map was damaged meanwhile, which is reported.
+    fn with_lease(
+        &self,
+        layer: usize,
+        run: &RunState,
+        input: &[f32],
+        item: &Item<'_>,
+    ) -> Result<Option<Vec<f32>>, StepError> {
         if run.is_terminated() {
             return Err(StepError::Terminated);
         }
@@ -172,21 +198,11 @@ impl ExpertFfn {
             &mut output,
         );
         if !lease.intact() {
-            return Err(self.damaged(*name, *payload));
+            self.table.report_damage(name, payload, DAMAGED);
+            return Ok(None);
         }
         computed.map_err(|why| LeaseError::Unavailable { name: *name, why })?;
-        Ok(output)
-    }
-
-    fn damaged(&self, name: TensorName, payload: PayloadHash) -> StepError {
-        let fault = "the file was damaged while it was mapped".to_owned();
-        self.table.report_damage(&name, &payload, &fault);
-        LeaseError::Corrupt {
-            name,
-            payload,
-            fault,
-        }
-        .into()
+        Ok(Some(output))
     }
 }
 
