@@ -36,6 +36,8 @@ pub trait NodePort: Send + Sync {
     fn ready(&self) -> Result<(), PublicError>;
     /// Every part's state in one report.
     fn health(&self) -> BoxFuture<'_, Health>;
+    /// Brings metrics up to date that nobody else keeps.
+    fn observe(&self);
     /// The supervision tree.
     fn tree(&self) -> TreeNode;
     /// What failed its hash.

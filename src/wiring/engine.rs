@@ -111,8 +111,9 @@ impl WeightSource for SharedSource {
         if self.0.intact() {
             return None;
         }
-        let (name, payload) = self.0.damaged().into_iter().next()?;
-        let fault = "its file was damaged while it was mapped".to_owned();
-        Some(LeaseError::Corrupt { name, payload, fault })
+        let (name, _) = self.0.damaged().into_iter().next()?;
+        // Not `Corrupt`: replicas would look for requests that can do without it, and there are none.
+        let why = "its file was damaged while it was mapped".to_owned();
+        Some(LeaseError::Unavailable { name, why })
     }
 }

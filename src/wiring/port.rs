@@ -9,10 +9,12 @@ use blyan_expert_cache::{CorruptPayload, ExpertCacheHandle};
 use blyan_formats::{BlockHash, ChainId, TensorName};
 use blyan_inference::actor::InferenceActor;
 use blyan_inference::handle::InferenceHandle;
+use blyan_inference::kv::KvPool;
 use blyan_inference::usage::ExpertUsage;
 use blyan_protocol::{
     BoxFuture, ChatRequest, ErrorCode, ExpertFault, ModelDescription, ModelEntry, PublicError,
 };
+use metrics::{Unit, describe_gauge, gauge};
 use blyan_supervisors::{ChildRef, ChildState, NodeKind, TreeHandle, TreeNode};
 
 use super::tree::REPLICAS;
@@ -24,6 +26,9 @@ use crate::edge::{Answer, NodePort, ServedModel};
 
 /// When a node that has no engine yet suggests another try.
 const STARTING_RETRY_MS: u64 = 1000;
+
+/// Key/value memory of living sequences.
+const KV_BYTES: &str = "blyan_inference_kv_bytes";
 
 /// Joins the handles for the edge.
 pub struct Port {
@@ -38,6 +43,7 @@ pub struct Port {
     /// The model that is served.
     pub model: Arc<ModelDescription>,
     replicas: OnceLock<Vec<ChildRef<InferenceActor>>>,
+    kv_pool: OnceLock<KvPool>,
     served: Arc<ServedModel>,
     replicas_configured: usize,
     request_timeout: Duration,
@@ -54,6 +60,7 @@ impl Port {
         model: Arc<ModelDescription>,
         served: Arc<ServedModel>,
     ) -> Self {
+        describe_gauge!(KV_BYTES, Unit::Bytes, "Key/value memory of living sequences.");
         Self {
             chain,
             cache,
@@ -61,6 +68,7 @@ impl Port {
             tree,
             model,
             replicas: OnceLock::new(),
+            kv_pool: OnceLock::new(),
             served,
             replicas_configured: config.inference.replicas as usize,
             request_timeout: config.inference.request_timeout(),
@@ -69,7 +77,8 @@ impl Port {
     }
 
     /// From now on these answer.
-    pub fn serve_with(&self, handle: InferenceHandle, replicas: Vec<ChildRef<InferenceActor>>) {
+    pub fn serve_with(&self, handle: InferenceHandle, replicas: Vec<ChildRef<InferenceActor>>, kv_pool: KvPool) {
+        self.kv_pool.get_or_init(|| kv_pool);
         self.replicas.get_or_init(|| replicas);
         self.inference.get_or_init(|| handle);
     }
@@ -79,12 +88,13 @@ impl Port {
         self.replicas.get().map_or(&[], Vec::as_slice)
     }
 
-    /// The replicas, or why there are none.
+    /// The replicas, or why they cannot answer: none are there yet, or a weight that every answer needs is corrupt.
     fn inference(&self) -> Result<&InferenceHandle, PublicError> {
-        self.inference.get().ok_or_else(|| {
-            let corrupt = self.cache.status().corrupt;
-            corrupt.iter().find(|record| record.name.expert().is_none()).map_or_else(starting, corrupt_weight)
-        })
+        let corrupt = self.cache.status().corrupt;
+        if let Some(record) = corrupt.iter().find(|record| record.name.expert().is_none()) {
+            return Err(corrupt_weight(record));
+        }
+        self.inference.get().ok_or_else(starting)
     }
 
     fn corrupt(&self) -> Vec<CorruptPayload> {
@@ -161,6 +171,12 @@ impl NodePort for Port {
 
     fn health(&self) -> BoxFuture<'_, Health> {
         Box::pin(async move { self.health_now() })
+    }
+
+    fn observe(&self) {
+        if let Some(pool) = self.kv_pool.get() {
+            gauge!(KV_BYTES).set(pool.used_bytes() as f64);
+        }
     }
 
     fn tree(&self) -> TreeNode {
@@ -268,7 +284,7 @@ fn starting() -> PublicError {
 
 fn corrupt_weight(record: &CorruptPayload) -> PublicError {
     let sentence = format!("The weight {} fails its hash, and every answer needs it.", record.name);
-    let hint = "The operator has to restore its payload file; `blyan verify` names it.";
+    let hint = "The operator has to restore its file (`blyan verify` names it) and to restart the node.";
     let fault = ExpertFault {
         name: record.name.to_string(),
         hash: record.payload.to_string(),
