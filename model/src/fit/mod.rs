@@ -15,7 +15,7 @@ use std::sync::Arc;
 use blyan_formats::bodies::{Decimal, ExpertShape};
 use blyan_inference::engine::Engine;
 use blyan_inference::step::{Logits, StepEngine as _, StepRow, Terminate};
-use ndarray::{Array1, Array2, Axis};
+use ndarray::Array2;
 use rand::SeedableRng as _;
 use rand::seq::SliceRandom as _;
 use rand_chacha::ChaCha8Rng;
@@ -26,7 +26,7 @@ use crate::file::SourceFile;
 use crate::import::describe;
 use crate::recipe::{FitRecord, Grouping, LayerSplit, ModelRecord, Recipe, RecipeFormat};
 use crate::source::SourceModel;
-use observe::{Contributions, ExpertLengths};
+use observe::{CoActivation, ExpertLengths};
 
 pub use text::{Text, tokenise};
 
@@ -34,7 +34,7 @@ pub use text::{Text, tokenise};
 const WINDOW: usize = 256;
 
 /// Random starts of the grouping; the best is taken.
-const RESTARTS: usize = 3;
+const RESTARTS: usize = 2;
 
 /// How a recipe is made.
 #[derive(Clone, Debug)]
@@ -149,20 +149,17 @@ impl Reading<'_> {
     }
 
     fn co_activation(&self, layers: usize, ffn: usize) -> Result<Vec<Groups>, ModelError> {
-        let tap = Arc::new(Contributions::new(layers, self.weights.shape().hidden, ffn));
+        let tap = Arc::new(CoActivation::new(layers, ffn));
         self.read(Arc::clone(&tap) as Arc<dyn Tap>, FitPhase::Activations)?;
         let group = |layer| {
             (self.progress)(FitPhase::Groups, layer, layers);
-            let similarity = tap.predictable(layer, self.options.ridge_penalty.to_f64());
-            let similarity = similarity.map_err(|why| ModelError::Router { layer, why })?;
-            Ok(group_neurons(
-                &tap.energies(layer),
-                &similarity,
+            group_neurons(
+                &tap.products(layer),
                 self.options.experts,
                 &mut self.random(layer),
-            ))
+            )
         };
-        (0..layers).map(group).collect()
+        Ok((0..layers).map(group).collect())
     }
 
     /// Fits a router to every layer's experts.
@@ -222,26 +219,21 @@ fn read_together(engine: &Engine, windows: &[Vec<u32>]) -> Result<(), ModelError
     Ok(())
 }
 
-/// The always-on experts get the neurons with most energy. The others are grouped so that the groups' predictable
-/// covariance is high: then a group's output varies from token to token in a way that a linear router can foresee, and
-/// leaving some groups out is a choice that can be made well.
-fn group_neurons(
-    energies: &Array1<f64>,
-    similarity: &Array2<f64>,
-    shape: ExpertShape,
-    random: &mut ChaCha8Rng,
-) -> Groups {
+/// The always-on experts get the neurons with most energy. The others are grouped with those that act at the same time:
+/// by the cosine of two neurons' contributions over all tokens, `products[a, b]` over the root of both energies.
+fn group_neurons(products: &Array2<f32>, shape: ExpertShape, random: &mut ChaCha8Rng) -> Groups {
     let neurons = shape.neurons as usize;
+    let energies = products.diag();
     let mut always_on: Vec<usize> = (0..energies.len()).collect();
     always_on.sort_by(|a, b| energies[*b].total_cmp(&energies[*a]).then(a.cmp(b)));
     let mut routed = always_on.split_off(usize::from(shape.always_on) * neurons);
     routed.sort_unstable();
 
-    let scale = similarity.diag().sum() / energies.len() as f64;
-    let similarity = similarity
-        .select(Axis(0), &routed)
-        .select(Axis(1), &routed)
-        .mapv(|s| (s / scale) as f32);
+    let cosine = |(a, b)| {
+        let (a, b): (usize, usize) = (routed[a], routed[b]);
+        products[[a, b]] / (energies[a] * energies[b]).sqrt().max(f32::MIN_POSITIVE)
+    };
+    let similarity = Array2::from_shape_fn((routed.len(), routed.len()), cosine);
     let groups = cluster::balanced_groups(similarity.view(), neurons, RESTARTS, random);
     let mut experts = cut(
         always_on.into_iter().map(|neuron| neuron as u16).collect(),
@@ -263,4 +255,31 @@ fn cut(neurons: Vec<u16>, size: usize) -> Groups {
         expert
     };
     neurons.chunks(size).map(expert).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blyan_formats::bodies::Routing;
+
+    /// Neurons 0 and 1 have most energy; of the others, those with the same remainder act on the same tokens.
+    #[test]
+    fn loud_neurons_are_always_on_and_the_others_stand_with_their_like() {
+        let contribution = |token: usize, neuron: usize| match neuron {
+            0 | 1 => 9.0,
+            _ if token % 3 == neuron % 3 => 0.1 + neuron as f32,
+            _ => 0.0,
+        };
+        let contributions =
+            Array2::from_shape_fn((30, 8), |(token, neuron)| contribution(token, neuron));
+        let shape = ExpertShape {
+            per_layer: 4,
+            always_on: 1,
+            neurons: 2,
+            routing: Routing::TopScoresUnitWeight,
+        };
+        let products = contributions.t().dot(&contributions);
+        let groups = group_neurons(&products, shape, &mut ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(groups, [[0, 1], [2, 5], [3, 6], [4, 7]]);
+    }
 }

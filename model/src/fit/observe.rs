@@ -1,7 +1,8 @@
 //! What a fit collects while the dense model reads text.
 
 use blyan_inference::engine::{FfnCall, Workers};
-use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array1, Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use parking_lot::Mutex;
 
 use super::ridge::RidgeSums;
@@ -9,46 +10,48 @@ use crate::dense::Tap;
 use crate::linalg::Singular;
 use crate::source::FfnWeights;
 
-/// Per layer, how the neurons' contributions depend on the layer's input. A neuron's contribution to a token is the
-/// length of what it adds to the output, |activation| x |column of down|.
-pub(super) struct Contributions {
-    layers: Vec<Mutex<(RidgeSums, Array1<f64>)>>,
+/// Rows of a matrix that one worker adds to at one time.
+const BLOCK_ROWS: usize = 96;
+
+/// Per layer, which neurons act together: sums over tokens of products of two neurons' contributions. A neuron's
+/// contribution to a token is the length of what it adds to the output, |activation| x |column of down|.
+pub(super) struct CoActivation {
+    /// Per layer `[ffn, ffn]` in blocks of rows.
+    layers: Vec<Vec<Mutex<Array2<f32>>>>,
 }
 
-impl Contributions {
-    pub(super) fn new(layers: usize, hidden: usize, ffn: usize) -> Self {
-        let layer = |_| Mutex::new((RidgeSums::new(hidden, ffn), Array1::zeros(ffn)));
+impl CoActivation {
+    pub(super) fn new(layers: usize, ffn: usize) -> Self {
+        let block = |row: usize| Mutex::new(Array2::zeros(((ffn - row).min(BLOCK_ROWS), ffn)));
+        let layer = |_| (0..ffn).step_by(BLOCK_ROWS).map(block).collect();
         Self {
             layers: (0..layers).map(layer).collect(),
         }
     }
 
-    /// `[ffn]`: sums of squared contributions over all tokens.
-    pub(super) fn energies(&self, layer: usize) -> Array1<f64> {
-        self.layers[layer].lock().1.clone()
-    }
-
-    /// `[ffn, ffn]`: covariance of that part of the contributions which follows from the input in a straight line.
-    pub(super) fn predictable(&self, layer: usize, penalty: f64) -> Result<Array2<f64>, Singular> {
-        self.layers[layer].lock().0.predictable(penalty)
+    /// `[ffn, ffn]`
+    pub(super) fn products(&self, layer: usize) -> Array2<f32> {
+        let blocks: Vec<_> = self.layers[layer]
+            .iter()
+            .map(|block| block.lock())
+            .collect();
+        let views: Vec<_> = blocks.iter().map(|block| block.view()).collect();
+        ndarray::concatenate(Axis(0), &views).expect("blocks of one matrix are equally wide")
     }
 }
 
-impl Tap for Contributions {
+impl Tap for CoActivation {
     fn tap(&self, call: &FfnCall<'_>, weights: &FfnWeights, activations: ArrayViewMut2<'_, f32>) {
         let lengths = weights.down.map_axis(Axis(1), |row| row.dot(&row).sqrt());
         let contributions = activations.mapv(f32::abs) * &lengths;
-        let mut layer = self.layers[call.layer].lock();
-        let (sums, energies) = &mut *layer;
-        sums.add(input(call), contributions.view());
-        *energies +=
-            &contributions.map_axis(Axis(0), |of_neuron| f64::from(of_neuron.dot(&of_neuron)));
+        let blocks = &self.layers[call.layer];
+        call.workers.run(blocks.len(), &|number| {
+            let mut products = blocks[number].lock();
+            let first = number * BLOCK_ROWS;
+            let rows = contributions.slice(s![.., first..first + products.nrows()]);
+            general_mat_mul(1.0, &rows.t(), &contributions, 1.0, &mut *products);
+        });
     }
-}
-
-/// The call's input, `[T, H]`.
-fn input<'a>(call: &FfnCall<'a>) -> ArrayView2<'a, f32> {
-    ArrayView2::from_shape((call.tokens(), call.hidden), call.input).expect("the call's own shape")
 }
 
 /// Per layer, how the lengths of the routed experts' outputs depend on the layer's input.
@@ -77,10 +80,10 @@ impl ExpertLengths {
 impl Tap for ExpertLengths {
     fn tap(&self, call: &FfnCall<'_>, weights: &FfnWeights, activations: ArrayViewMut2<'_, f32>) {
         let experts = &self.routed[call.layer];
+        let input = ArrayView2::from_shape((call.tokens(), call.hidden), call.input);
+        let input = input.expect("the call's own shape");
         let lengths = output_lengths(call.workers, experts, weights, activations.view());
-        self.layers[call.layer]
-            .lock()
-            .add(input(call), lengths.view());
+        self.layers[call.layer].lock().add(input, lengths.view());
     }
 }
 

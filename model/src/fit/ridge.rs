@@ -62,18 +62,6 @@ impl RidgeSums {
         Ok(solved)
     }
 
-    /// Covariance `[K, K]` of what a regression with this penalty can tell of the targets.
-    ///
-    /// # Errors
-    /// As [`Self::solve`].
-    pub fn predictable(&self, penalty: f64) -> Result<Array2<f64>, Singular> {
-        let cross = self.cross_covariance();
-        Ok(cross.t().dot(&solve_positive(
-            self.covariance(penalty).view(),
-            cross.view(),
-        )?))
-    }
-
     /// `[W, W]`, with the penalty on its diagonal.
     fn covariance(&self, penalty: f64) -> Array2<f64> {
         let means = &self.input_sums / self.rows;
@@ -139,19 +127,6 @@ mod tests {
         assert!(solved.slice(s![.., ..3]).iter().all(|w| w.abs() < 1e-6));
         let means = &sums.target_sums / sums.rows;
         assert!((f64::from(solved[[0, 3]]) - means[0]).abs() < 1e-4);
-    }
-
-    #[test]
-    fn what_a_line_makes_is_wholly_predictable() {
-        let sums = sums(500);
-        let predictable = sums.predictable(1e-9).unwrap();
-        let weights = ndarray::arr2(&TRUE_WEIGHTS)
-            .slice(s![.., ..3])
-            .mapv(f64::from);
-        let difference = &predictable - &weights.dot(&sums.covariance(0.0)).dot(&weights.t());
-        assert!(difference.iter().all(|d| d.abs() < 1e-4), "{difference}");
-        let shrunk = sums.predictable(10.0).unwrap();
-        assert!(shrunk[[0, 0]] < 0.2 * predictable[[0, 0]]);
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! From text to a recipe on the toy model, and what a split of it computes. Needs ONNX Runtime, as `make` sets it up.
 
-mod support;
-
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::support::{EXPERTS, FFN, HIDDEN, LAYERS, write_toy};
 use blyan_model::dense::{DenseWeights, Runtime};
 use blyan_model::eval::token_losses;
 use blyan_model::fit::tokenise;
@@ -15,7 +14,6 @@ use blyan_model::{
 };
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use support::{EXPERTS, FFN, HIDDEN, LAYERS, write_toy};
 
 fn runtime() -> Runtime {
     let library = std::env::var_os("ORT_DYLIB_PATH")

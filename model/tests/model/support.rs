@@ -1,12 +1,16 @@
-//! A model of two small layers as a GGUF file, and a recipe for it.
+//! A model of two small layers as a GGUF file, a recipe for it, and how it is imported.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use blyan_chain::{ChainConfig, ChainReader, ChainWriter, DataDir, RocksStore, open_or_create};
 use blyan_formats::bodies::{ExpertShape, Routing};
-use blyan_model::SourceFile;
+use blyan_formats::{BlockHash, NodeKey};
 use blyan_model::recipe::{
     FitRecord, Grouping, LayerSplit, ModelRecord, Recipe, RecipeFormat, RouterWeights,
 };
+use blyan_model::{ImportOptions, Imported, ModelError, SourceFile, import};
+use blyan_supervisors::Probe;
 use rand::seq::SliceRandom as _;
 use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -250,4 +254,39 @@ pub fn toy_recipe(file: &SourceFile) -> Recipe {
         },
         layers: layers.collect(),
     }
+}
+
+pub fn key() -> NodeKey {
+    NodeKey::from_secret_bytes([7; 32]).unwrap()
+}
+
+pub fn open(data: &Path) -> ChainWriter<RocksStore> {
+    let store = Arc::new(RocksStore::open(DataDir::new(data)).unwrap());
+    open_or_create(store, &ChainConfig::default(), &key(), 1_700_000_000_000, 1).unwrap()
+}
+
+pub fn run_import(
+    data: &Path,
+    file: &SourceFile,
+    recipe: &Recipe,
+    threads: usize,
+    probe: &dyn Probe,
+) -> Result<Imported, ModelError> {
+    let options = ImportOptions {
+        threads,
+        accepted_ms: 1,
+        probe,
+        progress: &|_| {},
+    };
+    import(&mut open(data), file, recipe, &key(), &options)
+}
+
+/// Every block of a data directory by chain, sorted.
+pub fn hashes(data: &Path) -> Vec<BlockHash> {
+    let reader = ChainReader::open_read_only(DataDir::new(data)).unwrap();
+    let model = reader.model(None).unwrap();
+    let mut hashes: Vec<BlockHash> = model.entries.values().map(|entry| entry.block).collect();
+    hashes.extend(reader.index().chain_a());
+    hashes.sort_unstable();
+    hashes
 }

@@ -1,0 +1,6 @@
+//! Fit and import on a toy model.
+
+mod crashes;
+mod fit;
+mod import;
+mod support;
