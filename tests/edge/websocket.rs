@@ -126,7 +126,8 @@ async fn the_end_of_a_connection_cancels_its_streams() {
 
 #[actix_rt::test]
 async fn hostile_messages_get_an_error_and_the_connection_lives() {
-    let mut socket = Socket::to(&House::new()).await;
+    let house = House::new();
+    let mut socket = Socket::to(&house).await;
     let long_id = json!({"type": "ping", "id": "i".repeat(5000)}).to_string();
     let table = [
         ("no json", Value::Null, "invalid_request"),

@@ -13,6 +13,7 @@ use super::frames::{self, ClientMessage, StreamFrames};
 use crate::edge::chat::ChatBody;
 use crate::edge::error::{invalid, too_large};
 use crate::edge::metrics;
+use crate::edge::security::internal;
 use crate::edge::state::EdgeState;
 use crate::edge::stream::{FRAMES_WAITING_MAX, Pace, RelayEnd, relay};
 
@@ -110,13 +111,15 @@ impl Connection {
             Some(Ok(AggregatedMessage::Ping(data))) => self.session.pong(&data).await.map_err(|_| Close::Gone),
             Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
             Some(Ok(AggregatedMessage::Close(_))) | None => Err(Close::Gone),
-            Some(Err(fault)) => Err(self.refuse_protocol(&fault)),
+            Some(Err(fault)) => Err(self.refuse_protocol(&fault).await),
         }
     }
 
-    fn refuse_protocol(&self, fault: &ProtocolError) -> Close {
+    async fn refuse_protocol(&mut self, fault: &ProtocolError) -> Close {
         if matches!(fault, ProtocolError::Overflow | ProtocolError::Io(_)) {
-            self.say(frames::error(None, &too_large()));
+            // Past the frames that wait: nothing more of them is written once the connection closes.
+            let told = self.session.text(frames::error(None, &too_large()));
+            let _ = tokio::time::timeout(self.state.config.slow_reader(), told).await;
             return Close::Because(CloseCode::Size, "the message is larger than this node takes");
         }
         Close::Because(CloseCode::Protocol, "this is no WebSocket message")
@@ -137,9 +140,17 @@ impl Connection {
         }
         let cancel = CancellationToken::new();
         self.streams.insert(id.clone(), cancel.clone());
-        let (state, frames, ended) = (Arc::clone(&self.state), self.frames.clone(), self.ended.0.clone());
+        let (state, out, ended) = (Arc::clone(&self.state), self.frames.clone(), self.ended.0.clone());
         actix_web::rt::spawn(async move {
-            let end = stream(&state, &id, body, frames, cancel).await;
+            let streamed = AssertUnwindSafe(stream(&state, &id, body, &out, cancel)).catch_unwind();
+            let end = match streamed.await {
+                Ok(end) => end,
+                Err(_) => {
+                    metrics::panicked();
+                    tracing::error!("a stream panicked before it began");
+                    tell(&out, frames::error(Some(&id), &internal())).await
+                }
+            };
             // The connection may be over before its streams.
             let _ = ended.send(Ended { id, end });
         });
@@ -212,7 +223,7 @@ async fn stream(
     state: &EdgeState,
     id: &str,
     body: ChatBody,
-    out: mpsc::Sender<String>,
+    out: &mpsc::Sender<String>,
     cancel: CancellationToken,
 ) -> RelayEnd {
     let opened = async {
@@ -224,11 +235,15 @@ async fn stream(
         slow_reader: state.config.slow_reader(),
     };
     match opened.await {
-        Ok(session) => relay(session, StreamFrames { id: id.to_owned() }, out, cancel, pace).await,
-        Err(error) => match out.send(frames::error(Some(id), &error)).await {
-            Ok(()) => RelayEnd::Told,
-            Err(_) => RelayEnd::Gone,
-        },
+        Ok(session) => relay(session, StreamFrames { id: id.to_owned() }, out.clone(), cancel, pace).await,
+        Err(error) => tell(out, frames::error(Some(id), &error)).await,
+    }
+}
+
+async fn tell(out: &mpsc::Sender<String>, frame: String) -> RelayEnd {
+    match out.send(frame).await {
+        Ok(()) => RelayEnd::Told,
+        Err(_) => RelayEnd::Gone,
     }
 }
 
