@@ -36,9 +36,16 @@ pub fn init_logs(config: &NodeConfig, more: &str) -> Result<()> {
 /// What was caught is counted where it was caught; here it is only said.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
-    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let location = panic
+        .location()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let text = panic_text(panic.payload());
-    tracing::error!(thread = thread.name().unwrap_or("unnamed"), location, "panic: {text}");
+    tracing::error!(
+        thread = thread.name().unwrap_or("unnamed"),
+        location,
+        "panic: {text}"
+    );
 }
 
 /// Begins to count. Must come before the first metric is described.
@@ -60,5 +67,9 @@ pub fn init_metrics() -> Result<PrometheusHandle> {
 
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
     let owned = || payload.downcast_ref::<String>().map(String::as_str);
-    payload.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("(no text)")
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(owned)
+        .unwrap_or("(no text)")
 }

@@ -131,7 +131,15 @@ mod tests {
         assert_eq!(parse("arm chain error 3"), armed(Fault::Error, 3));
         assert_eq!(parse(" arm chain stall 50 2 "), armed(stall, 2));
         assert_eq!(parse("disarm chain"), Some(Order::Disarm("chain".into())));
-        for line in ["", "arm", "arm chain", "arm chain dance", "arm chain stall", "arm chain panic 0", "disarm"] {
+        for line in [
+            "",
+            "arm",
+            "arm chain",
+            "arm chain dance",
+            "arm chain stall",
+            "arm chain panic 0",
+            "disarm",
+        ] {
             assert_eq!(parse(line), None, "{line:?}");
         }
     }
@@ -139,7 +147,13 @@ mod tests {
     #[test]
     fn a_fault_strikes_as_often_as_it_was_armed() {
         let probe = ArmedProbe::default();
-        probe.0.lock().insert("chain".into(), Armed { fault: Fault::Panic, left: 2 });
+        probe.0.lock().insert(
+            "chain".into(),
+            Armed {
+                fault: Fault::Panic,
+                left: 2,
+            },
+        );
         assert_eq!(probe.take("edge"), None);
         assert_eq!(probe.take("chain"), Some(Fault::Panic));
         assert_eq!(probe.take("chain"), Some(Fault::Panic));

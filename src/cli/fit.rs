@@ -76,9 +76,17 @@ impl From<GroupingArg> for Grouping {
 pub fn run(config: &Config, args: &FitArgs) -> Result<()> {
     let gguf = args.gguf.clone().unwrap_or_else(|| config.model.gguf());
     let file = SourceFile::read(&gguf)?;
-    let texts: Vec<_> = args.texts.iter().map(|path| Text::read(path)).collect::<Result<_, _>>()?;
+    let texts: Vec<_> = args
+        .texts
+        .iter()
+        .map(|path| Text::read(path))
+        .collect::<Result<_, _>>()?;
     let options = options(config, args, &file)?;
-    let bars = [Bar::of_things("reading"), Bar::of_things("grouping"), Bar::of_things("routing")];
+    let bars = [
+        Bar::of_things("reading"),
+        Bar::of_things("grouping"),
+        Bar::of_things("routing"),
+    ];
     let recipe = fit(&file, &texts, &options, &|phase, done, all| {
         let bar = &bars[match phase {
             FitPhase::Activations => 0,
@@ -88,8 +96,14 @@ pub fn run(config: &Config, args: &FitArgs) -> Result<()> {
         bar.set(done as u64, all as u64);
     })?;
     drop(bars);
-    std::fs::write(&args.out, recipe.to_json()?).with_context(|| format!("writing {}", args.out.display()))?;
-    println!("{}: {} layers, {} tokens read", args.out.display(), recipe.layers.len(), recipe.fit.tokens);
+    std::fs::write(&args.out, recipe.to_json()?)
+        .with_context(|| format!("writing {}", args.out.display()))?;
+    println!(
+        "{}: {} layers, {} tokens read",
+        args.out.display(),
+        recipe.layers.len(),
+        recipe.fit.tokens
+    );
     Ok(())
 }
 

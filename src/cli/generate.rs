@@ -42,17 +42,27 @@ pub struct GenerateArgs {
 pub fn run(config: &Config, args: &GenerateArgs) -> Result<()> {
     let config = args.compute.apply(config)?;
     let sampling = args.sampling(&config)?;
-    let max_tokens = args.max_tokens.unwrap_or(config.inference.max_tokens_default);
+    let max_tokens = args
+        .max_tokens
+        .unwrap_or(config.inference.max_tokens_default);
     super::with_model(&config, |local| answer(local, args, &sampling, max_tokens))
 }
 
 impl GenerateArgs {
     fn sampling(&self, config: &Config) -> Result<Sampling> {
         let greedy = self.greedy.then_some(0.0);
-        let temperature = greedy.or(self.temperature).unwrap_or(config.chat.temperature);
+        let temperature = greedy
+            .or(self.temperature)
+            .unwrap_or(config.chat.temperature);
         let top_p = self.top_p.unwrap_or(config.chat.top_p);
-        anyhow::ensure!((0.0..=2.0).contains(&temperature), "--temperature must be 0 to 2");
-        anyhow::ensure!(top_p > 0.0 && top_p <= 1.0, "--top-p must be above 0 and at most 1");
+        anyhow::ensure!(
+            (0.0..=2.0).contains(&temperature),
+            "--temperature must be 0 to 2"
+        );
+        anyhow::ensure!(
+            top_p > 0.0 && top_p <= 1.0,
+            "--top-p must be above 0 and at most 1"
+        );
         Ok(Sampling {
             temperature,
             top_p,
@@ -62,7 +72,12 @@ impl GenerateArgs {
     }
 }
 
-fn answer(local: &LocalModel, args: &GenerateArgs, sampling: &Sampling, max_tokens: u32) -> Result<()> {
+fn answer(
+    local: &LocalModel,
+    args: &GenerateArgs,
+    sampling: &Sampling,
+    max_tokens: u32,
+) -> Result<()> {
     let top_k = local.top_k(args.compute.top_k_experts)?;
     let messages = [Message {
         role: Role::User,
@@ -70,7 +85,11 @@ fn answer(local: &LocalModel, args: &GenerateArgs, sampling: &Sampling, max_toke
     }];
     let prompt = local.tokenizer.encode_chat(&messages)?;
     let context = local.context();
-    anyhow::ensure!(prompt.len() < context, "the prompt has {} tokens, the context holds {context}", prompt.len());
+    anyhow::ensure!(
+        prompt.len() < context,
+        "the prompt has {} tokens, the context holds {context}",
+        prompt.len()
+    );
     let room = u32::try_from(context - prompt.len()).unwrap_or(u32::MAX);
     let request = LocalRequest {
         prompt: &prompt,

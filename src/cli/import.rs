@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::progress::Bar;
 use crate::config::Config;
-use crate::wiring::{Faults, ImportSource, Home};
+use crate::wiring::{Faults, Home, ImportSource};
 
 /// `blyan import`
 #[derive(Debug, Args)]
@@ -28,9 +28,13 @@ pub fn run(config: &Config, args: &ImportArgs, faults: &Faults) -> Result<()> {
     source.gguf = args.gguf.clone().unwrap_or(source.gguf);
     source.threads = args.threads.map_or(source.threads, usize::from);
     let bar = Bar::of_things("import");
-    let imported = home.import(config, &source, &*faults.probe, &|done, all| bar.set(done, all))?;
+    let imported = home.import(config, &source, &*faults.probe, &|done, all| {
+        bar.set(done, all)
+    })?;
     drop(bar);
-    println!("model {} with {} blocks ({} new), {} bytes of payloads", imported.model, imported.blocks,
-        imported.new_blocks, imported.payload_bytes);
+    println!(
+        "model {} with {} blocks ({} new), {} bytes of payloads",
+        imported.model, imported.blocks, imported.new_blocks, imported.payload_bytes
+    );
     Ok(())
 }

@@ -29,7 +29,12 @@ const EXIT_HELD: u8 = 2;
 
 /// A node of the Blyan network: a language model whose experts are blocks on a chain.
 #[derive(Debug, Parser)]
-#[command(name = "blyan", version, arg_required_else_help = true, max_term_width = 120)]
+#[command(
+    name = "blyan",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 120
+)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -96,7 +101,8 @@ pub fn run(faults: Faults) -> ExitCode {
         // The command's own small tree is nobody's concern.
         _ => "blyan_supervisors=warn",
     };
-    let done = telemetry::init_logs(&config.node, quiet).and_then(|()| cli.command.run(&config, faults));
+    let done =
+        telemetry::init_logs(&config.node, quiet).and_then(|()| cli.command.run(&config, faults));
     done.unwrap_or_else(|error| fail(&error))
 }
 
@@ -153,7 +159,10 @@ fn with_model<T>(config: &Config, work: impl FnOnce(&LocalModel) -> Result<T>) -
     with_model_async(config, async |local| work(local))
 }
 
-fn with_model_async<T>(config: &Config, work: impl AsyncFnOnce(&LocalModel) -> Result<T>) -> Result<T> {
+fn with_model_async<T>(
+    config: &Config,
+    work: impl AsyncFnOnce(&LocalModel) -> Result<T>,
+) -> Result<T> {
     actix_rt::System::new().block_on(async {
         let local = LocalModel::open(config).await?;
         let done = work(&local).await;
@@ -212,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_cause_that_was_said_is_not_repeated() {
-        let error = anyhow::Error::new(ChainError::Held("/d".into())).context("a node runs: /d is held by a running node");
+        let error = anyhow::Error::new(ChainError::Held("/d".into()))
+            .context("a node runs: /d is held by a running node");
         assert_eq!(explain(&error), "a node runs: /d is held by a running node");
     }
 }

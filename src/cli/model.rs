@@ -27,10 +27,18 @@ pub fn info(config: &Config, args: &InfoArgs) -> Result<()> {
     let bytes: u64 = model.entries.values().map(|entry| entry.payload_len).sum();
     println!("{} ({})", shape.name, shape.license);
     println!("model id  {}", model.id);
-    println!("layers    {}, {} wide, {} heads, {} key/value heads", shape.layers, shape.hidden, shape.heads, shape.kv_heads);
-    println!("experts   {} a layer, {} of them always on, {} neurons each", shape.experts.per_layer, shape.experts.always_on,
-        shape.experts.neurons);
-    println!("context   {} tokens, vocabulary {}", shape.context, shape.vocab);
+    println!(
+        "layers    {}, {} wide, {} heads, {} key/value heads",
+        shape.layers, shape.hidden, shape.heads, shape.kv_heads
+    );
+    println!(
+        "experts   {} a layer, {} of them always on, {} neurons each",
+        shape.experts.per_layer, shape.experts.always_on, shape.experts.neurons
+    );
+    println!(
+        "context   {} tokens, vocabulary {}",
+        shape.context, shape.vocab
+    );
     println!("weights   {} blocks, {bytes} bytes", model.entries.len());
     Ok(())
 }

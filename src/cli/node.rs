@@ -47,13 +47,19 @@ pub fn run(config: &Config, faults: Faults) -> Result<ExitCode> {
 
 fn bind(config: &Config) -> Result<TcpListener> {
     let listen = config.node.listen;
-    let listener = TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
+    let listener =
+        TcpListener::bind(listen).with_context(|| format!("cannot listen on {listen}"))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
 /// Imports; nothing if the node is told to stop meanwhile, which an import survives at any moment.
-async fn import(config: &Config, home: Home, faults: &Faults, stop: &mut StopSignals) -> Result<Option<Home>> {
+async fn import(
+    config: &Config,
+    home: Home,
+    faults: &Faults,
+    stop: &mut StopSignals,
+) -> Result<Option<Home>> {
     tracing::info!("the data directory holds no model yet: importing it");
     let (config, probe) = (config.clone(), Arc::clone(&faults.probe));
     let importing = tokio::task::spawn_blocking(move || {

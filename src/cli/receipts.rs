@@ -26,8 +26,13 @@ pub fn run(config: &Config, args: &ReceiptsArgs) -> Result<()> {
     }
     for receipt in &receipts {
         let took = receipt.ended_ms.saturating_sub(receipt.admitted_ms);
-        println!("{}  {:<18}  {:>6} in  {:>6} out  {took:>8} ms", receipt.request_id, outcome(receipt), receipt.tokens_in,
-            receipt.tokens_out);
+        println!(
+            "{}  {:<18}  {:>6} in  {:>6} out  {took:>8} ms",
+            receipt.request_id,
+            outcome(receipt),
+            receipt.tokens_in,
+            receipt.tokens_out
+        );
     }
     Ok(())
 }

@@ -32,14 +32,28 @@ pub fn run(config: &Config, args: &VerifyArgs) -> Result<()> {
 }
 
 fn print(report: &VerifyReport) {
-    let model = report.model.map_or_else(|| "none yet".to_owned(), |model| model.to_string());
-    println!("verified in {:.1} s, no fault", report.elapsed.as_secs_f64());
+    let model = report
+        .model
+        .map_or_else(|| "none yet".to_owned(), |model| model.to_string());
+    println!(
+        "verified in {:.1} s, no fault",
+        report.elapsed.as_secs_f64()
+    );
     println!("genesis   {}", report.genesis);
     println!("model     {model}");
-    println!("blocks    {} on chain A, {} on chain B", report.blocks_a, report.blocks_b);
-    println!("payloads  {} bytes in files, {} bytes of JSON", report.payload_bytes, report.json_bytes);
+    println!(
+        "blocks    {} on chain A, {} on chain B",
+        report.blocks_a, report.blocks_b
+    );
+    println!(
+        "payloads  {} bytes in files, {} bytes of JSON",
+        report.payload_bytes, report.json_bytes
+    );
     println!("receipts  {}", report.receipts);
     if report.unreferenced + report.temporary > 0 {
-        println!("left by an interrupted import: {} payloads, {} unfinished files", report.unreferenced, report.temporary);
+        println!(
+            "left by an interrupted import: {} payloads, {} unfinished files",
+            report.unreferenced, report.temporary
+        );
     }
 }

@@ -112,7 +112,10 @@ impl Sources {
 
     fn long_variables<'a>(&'a self, known: &'a Dict) -> impl Iterator<Item = Layer> + 'a {
         self.environment.iter().filter_map(move |(name, text)| {
-            let key = name.strip_prefix(LONG_PREFIX)?.to_lowercase().replace("__", ".");
+            let key = name
+                .strip_prefix(LONG_PREFIX)?
+                .to_lowercase()
+                .replace("__", ".");
             let value = typed_like(known, &key, text);
             Some(Layer::of_key(name, &key, value))
         })
@@ -120,7 +123,10 @@ impl Sources {
 
     fn short_variables(&self) -> impl Iterator<Item = Layer> + '_ {
         SHORT_NAMES.iter().filter_map(|(name, key)| {
-            let (_, text) = self.environment.iter().find(|(variable, _)| variable == name)?;
+            let (_, text) = self
+                .environment
+                .iter()
+                .find(|(variable, _)| variable == name)?;
             Some(Layer::of_key(name, key, Value::from(text.as_str())))
         })
     }
@@ -132,9 +138,9 @@ impl Overrides {
             let value = Value::from(dir.to_string_lossy().as_ref());
             Layer::of_key("--data-dir", "node.data_dir", value)
         });
-        let listen = self
-            .listen
-            .map(|listen| Layer::of_key("--listen", "node.listen", Value::from(listen.to_string())));
+        let listen = self.listen.map(|listen| {
+            Layer::of_key("--listen", "node.listen", Value::from(listen.to_string()))
+        });
         data_dir.into_iter().chain(listen)
     }
 }
@@ -320,8 +326,14 @@ mod tests {
     fn the_file_says_the_defaults_of_the_actors() {
         let config = with_env(&[]).unwrap();
         assert_eq!(config.chain, blyan_chain::ChainConfig::default());
-        assert_eq!(config.expert_cache, blyan_expert_cache::ExpertCacheConfig::default());
-        assert_eq!(config.inference, blyan_inference::config::InferenceConfig::default());
+        assert_eq!(
+            config.expert_cache,
+            blyan_expert_cache::ExpertCacheConfig::default()
+        );
+        assert_eq!(
+            config.inference,
+            blyan_inference::config::InferenceConfig::default()
+        );
     }
 
     #[test]
@@ -340,7 +352,9 @@ mod tests {
     fn the_shipped_files_hold_known_keys_only() {
         let known = dict_of(Toml::string(DEFAULT_TOML)).unwrap();
         for name in ["production.toml", "test.toml"] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("config")
+                .join(name);
             Layer::of_file(&path).unwrap().check_keys(&known).unwrap();
         }
     }
@@ -349,7 +363,11 @@ mod tests {
     fn later_sources_win() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("node.toml");
-        std::fs::write(&file, "[node]\nlisten = \"127.0.0.1:1\"\nlog = \"warn\"\ndata_dir = \"/file\"\n").unwrap();
+        std::fs::write(
+            &file,
+            "[node]\nlisten = \"127.0.0.1:1\"\nlog = \"warn\"\ndata_dir = \"/file\"\n",
+        )
+        .unwrap();
         let sources = Sources {
             file: Some(file),
             environment: vec![
@@ -370,12 +388,20 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named_with_its_nearest() {
-        let error = with_env(&[("BLYAN__EDGE__STREAM_MAX", "5")]).unwrap_err().to_string();
+        let error = with_env(&[("BLYAN__EDGE__STREAM_MAX", "5")])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("BLYAN__EDGE__STREAM_MAX"), "{error}");
         assert!(error.contains("`edge.stream_max`"), "{error}");
-        assert!(error.contains("`edge.streams_max` (BLYAN__EDGE__STREAMS_MAX)"), "{error}");
+        assert!(
+            error.contains("`edge.streams_max` (BLYAN__EDGE__STREAMS_MAX)"),
+            "{error}"
+        );
         let error = with_file("[egde]\nworkers = 1\n").unwrap_err().to_string();
-        assert!(error.contains("`egde.workers`") && error.contains("`edge.workers`"), "{error}");
+        assert!(
+            error.contains("`egde.workers`") && error.contains("`edge.workers`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -385,7 +411,10 @@ mod tests {
             ("BLYAN__INFERENCE__TOP_K_EXPERTS_DEFAULT", "12"),
             ("BLYAN__NODE__DATA_DIR", "/somewhere"),
             ("BLYAN__EDGE__WORKERS", "3"),
-            ("BLYAN__EDGE__ALLOWED_HOSTS", "[\"a.example\", \"b.example:8000\"]"),
+            (
+                "BLYAN__EDGE__ALLOWED_HOSTS",
+                "[\"a.example\", \"b.example:8000\"]",
+            ),
         ])
         .unwrap();
         assert_eq!(config.chain.network_name, "42");
@@ -397,22 +426,38 @@ mod tests {
 
     #[test]
     fn a_value_of_the_wrong_kind_names_its_key() {
-        let error = with_file("[edge]\nworkers = \"many\"\n").unwrap_err().to_string();
-        assert!(error.contains("workers") && error.contains("node.toml"), "{error}");
+        let error = with_file("[edge]\nworkers = \"many\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("workers") && error.contains("node.toml"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_empty_text_leaves_a_key_as_it_was() {
-        let config = with_env(&[("BLYAN_LOG", ""), ("BLYAN_DATA_DIR", "/a"), ("BLYAN__CHAIN__GENESIS", "")]).unwrap();
+        let config = with_env(&[
+            ("BLYAN_LOG", ""),
+            ("BLYAN_DATA_DIR", "/a"),
+            ("BLYAN__CHAIN__GENESIS", ""),
+        ])
+        .unwrap();
         assert_eq!(config.node.log, "info");
         assert_eq!(config.chain.genesis, None);
     }
 
     #[test]
     fn an_open_address_needs_a_key() {
-        let error = with_env(&[("BLYAN_LISTEN", "0.0.0.0:8000")]).unwrap_err().to_string();
+        let error = with_env(&[("BLYAN_LISTEN", "0.0.0.0:8000")])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("edge.api_keys"), "{error}");
         let hash = format!("[\"{}\"]", "ab".repeat(32));
-        with_env(&[("BLYAN_LISTEN", "0.0.0.0:8000"), ("BLYAN__EDGE__API_KEYS", &hash)]).unwrap();
+        with_env(&[
+            ("BLYAN_LISTEN", "0.0.0.0:8000"),
+            ("BLYAN__EDGE__API_KEYS", &hash),
+        ])
+        .unwrap();
     }
 }

@@ -124,8 +124,14 @@ impl EdgeConfig {
     fn fault(&self) -> Option<&'static str> {
         let positive = [
             (self.workers, "edge.workers must be at least 1"),
-            (self.connections_max, "edge.connections_max must be at least 1"),
-            (self.body_bytes_max, "edge.body_bytes_max must be at least 1"),
+            (
+                self.connections_max,
+                "edge.connections_max must be at least 1",
+            ),
+            (
+                self.body_bytes_max,
+                "edge.body_bytes_max must be at least 1",
+            ),
             (self.streams_max, "edge.streams_max must be at least 1"),
             (
                 self.ws_streams_per_connection_max,
@@ -210,7 +216,9 @@ impl RuntimeConfig {
     pub fn onnxruntime(&self) -> PathBuf {
         let cached = || cache_dir().join("onnxruntime/libonnxruntime.so.1.32.0");
         let asked = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
-        asked.or_else(|| self.onnxruntime.clone()).unwrap_or_else(cached)
+        asked
+            .or_else(|| self.onnxruntime.clone())
+            .unwrap_or_else(cached)
     }
 }
 
@@ -233,12 +241,18 @@ pub struct SupervisionConfig {
 impl SupervisionConfig {
     /// A part's own window.
     pub fn child_window(&self) -> Window {
-        Window::new(self.child_restarts_max, Duration::from_millis(self.child_window_ms))
+        Window::new(
+            self.child_restarts_max,
+            Duration::from_millis(self.child_window_ms),
+        )
     }
 
     /// A supervisor's window over all its children.
     pub fn supervisor_window(&self) -> Window {
-        Window::new(self.supervisor_restarts_max, Duration::from_millis(self.supervisor_window_ms))
+        Window::new(
+            self.supervisor_restarts_max,
+            Duration::from_millis(self.supervisor_window_ms),
+        )
     }
 
     /// Pauses before restarts.
@@ -280,8 +294,18 @@ impl Config {
             .or_else(|| self.chat.fault())
             .map(str::to_owned)
             .or_else(|| self.chain.validate().err())
-            .or_else(|| self.inference.validate().err().map(|error| error.to_string()))
-            .or_else(|| self.expert_cache.validate().err().map(|error| error.to_string()))
+            .or_else(|| {
+                self.inference
+                    .validate()
+                    .err()
+                    .map(|error| error.to_string())
+            })
+            .or_else(|| {
+                self.expert_cache
+                    .validate()
+                    .err()
+                    .map(|error| error.to_string())
+            })
             .or_else(|| self.exposure_fault())
     }
 

@@ -27,11 +27,18 @@ pub struct EdgeActor {
 impl EdgeActor {
     /// A permanent child on a thread of its own, never quarantined: its exits fill the root's window. `listener` is
     /// kept by the spec, so that connections wait in its backlog while the server is restarted.
-    pub fn spec(id: &str, state: Arc<EdgeState>, listener: TcpListener, stop_limit: Duration) -> ChildSpec<Self> {
+    pub fn spec(
+        id: &str,
+        state: Arc<EdgeState>,
+        listener: TcpListener,
+        stop_limit: Duration,
+    ) -> ChildSpec<Self> {
         let listener = Arc::new(listener);
-        ChildSpec::new(id, move |start| Self::start_server(&start, &state, &listener, stop_limit))
-            .quarantine(false)
-            .shutdown(Shutdown::Timeout(stop_limit + STOP_MARGIN))
+        ChildSpec::new(id, move |start| {
+            Self::start_server(&start, &state, &listener, stop_limit)
+        })
+        .quarantine(false)
+        .shutdown(Shutdown::Timeout(stop_limit + STOP_MARGIN))
     }
 
     fn start_server(
@@ -42,7 +49,8 @@ impl EdgeActor {
     ) -> Result<Self, ExitReason> {
         let failed = |error: std::io::Error| ExitReason::StartFailed(error.to_string());
         let listener = listener.try_clone().map_err(failed)?;
-        let mut server = RunningServer::start(Arc::clone(state), listener, stop_limit).map_err(failed)?;
+        let mut server =
+            RunningServer::start(Arc::clone(state), listener, stop_limit).map_err(failed)?;
         let draining = Arc::new(AtomicBool::new(false));
         if let Some(end) = server.take_end() {
             let (exit, draining) = (start.exit_handle(), Arc::clone(&draining));

@@ -14,7 +14,11 @@ pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
     config
         .app_data(state)
         .app_data(web::PayloadConfig::new(bound))
-        .app_data(web::JsonConfig::default().limit(bound).error_handler(error::of_json))
+        .app_data(
+            web::JsonConfig::default()
+                .limit(bound)
+                .error_handler(error::of_json),
+        )
         .app_data(web::QueryConfig::default().error_handler(error::of_query))
         .app_data(web::PathConfig::default().error_handler(error::of_path))
         .configure(chat_routes)
@@ -61,7 +65,9 @@ fn page_routes(config: &mut ServiceConfig) {
         .service(at("/assets/icon.svg").route(read().to(page::icon)))
         .service(at("/openapi.json").route(read().to(docs::openapi)))
         .service(web::redirect("/docs", "/docs/"))
-        .service(SwaggerUi::new("/docs/{_:.*}").url("/docs/openapi.json", docs::Document::openapi()));
+        .service(
+            SwaggerUi::new("/docs/{_:.*}").url("/docs/openapi.json", docs::Document::openapi()),
+        );
 }
 
 fn at(path: &str) -> Resource {

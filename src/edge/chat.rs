@@ -5,8 +5,8 @@ use std::future::{Ready, ready};
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
 use blyan_protocol::{
-    ChatEvent, ChatRequest, ChatSummary, ErrorCode, FinishReason, Message, PublicError, RequestId, Role,
-    Sampling,
+    ChatEvent, ChatRequest, ChatSummary, ErrorCode, FinishReason, Message, PublicError, RequestId,
+    Role, Sampling,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -330,10 +330,19 @@ mod tests {
 
     #[test]
     fn ids_and_seeds_differ_where_none_is_given() {
-        let (a, b) = (parse(r#"{"prompt": "x"}"#).unwrap(), parse(r#"{"prompt": "x"}"#).unwrap());
+        let (a, b) = (
+            parse(r#"{"prompt": "x"}"#).unwrap(),
+            parse(r#"{"prompt": "x"}"#).unwrap(),
+        );
         assert_ne!(a.id, b.id);
         assert_ne!(a.sampling.seed, b.sampling.seed);
-        assert_eq!(parse(r#"{"prompt": "x", "seed": 7}"#).unwrap().sampling.seed, 7);
+        assert_eq!(
+            parse(r#"{"prompt": "x", "seed": 7}"#)
+                .unwrap()
+                .sampling
+                .seed,
+            7
+        );
     }
 
     #[test]
@@ -341,11 +350,20 @@ mod tests {
         let refused = [
             (r#"{}"#, "Either prompt or messages"),
             (r#"{"messages": []}"#, "empty"),
-            (r#"{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}"#, "together"),
-            (r#"{"prompt": "a", "use_moe": false, "top_k_experts": 12}"#, "use_moe"),
+            (
+                r#"{"prompt": "a", "messages": [{"role": "user", "content": "b"}]}"#,
+                "together",
+            ),
+            (
+                r#"{"prompt": "a", "use_moe": false, "top_k_experts": 12}"#,
+                "use_moe",
+            ),
             (r#"{"prompt": "a", "modle": "x"}"#, "modle"),
             (r#"{"prompt": "a", "stop": 3}"#, "stop is a text"),
-            (r#"{"messages": [{"role": "robot", "content": "b"}]}"#, "robot"),
+            (
+                r#"{"messages": [{"role": "robot", "content": "b"}]}"#,
+                "robot",
+            ),
         ];
         for (json, expected) in refused {
             let fault = parse(json).unwrap_err();
@@ -355,7 +373,15 @@ mod tests {
 
     #[test]
     fn stop_is_one_text_or_several() {
-        assert_eq!(parse(r#"{"prompt": "a", "stop": "x"}"#).unwrap().stop, ["x"]);
-        assert_eq!(parse(r#"{"prompt": "a", "stop": ["x", "y"]}"#).unwrap().stop, ["x", "y"]);
+        assert_eq!(
+            parse(r#"{"prompt": "a", "stop": "x"}"#).unwrap().stop,
+            ["x"]
+        );
+        assert_eq!(
+            parse(r#"{"prompt": "a", "stop": ["x", "y"]}"#)
+                .unwrap()
+                .stop,
+            ["x", "y"]
+        );
     }
 }

@@ -8,17 +8,38 @@ use super::{chat, error, health, openai, reads, stream, ws};
 /// Every endpoint of the edge.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Blyan node", description = "Chat with a Mixture-of-Experts model whose experts are blocks on a chain."),
+    info(
+        title = "Blyan node",
+        description = "Chat with a Mixture-of-Experts model whose experts are blocks on a chain."
+    ),
     paths(
-        chat::chat, chat::stream, chat::stream_by_query, ws::connect,
-        openai::completions, openai::models, openai::model,
-        reads::experts_top, reads::expert_stats, reads::chain_head, reads::block, reads::genesis_hash,
-        health::health, health::ready, health::monitoring, health::tree, health::subtree, health::integrity,
+        chat::chat,
+        chat::stream,
+        chat::stream_by_query,
+        ws::connect,
+        openai::completions,
+        openai::models,
+        openai::model,
+        reads::experts_top,
+        reads::expert_stats,
+        reads::chain_head,
+        reads::block,
+        reads::genesis_hash,
+        health::health,
+        health::ready,
+        health::monitoring,
+        health::tree,
+        health::subtree,
+        health::integrity,
         health::metrics,
     ),
     components(schemas(
-        error::ErrorBody, error::OpenAiErrorBody, stream::StreamStart, stream::StreamToken, stream::StreamEnd,
-    )),
+        error::ErrorBody,
+        error::OpenAiErrorBody,
+        stream::StreamStart,
+        stream::StreamToken,
+        stream::StreamEnd,
+    ))
 )]
 pub struct Document;
 

@@ -180,7 +180,12 @@ impl ResponseError for ApiError {
             reply.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if self.openai {
-            let PublicError { code, message, hint, .. } = &self.error;
+            let PublicError {
+                code,
+                message,
+                hint,
+                ..
+            } = &self.error;
             return reply.json(OpenAiErrorBody::of(*code, message, hint, self.param));
         }
         reply.json(ErrorBody {
@@ -217,9 +222,15 @@ pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, Ap
 /// A body that is no JSON of the expected shape.
 pub fn of_json(error: JsonPayloadError, request: &HttpRequest) -> actix_web::Error {
     let public = match &error {
-        JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => too_large(),
-        JsonPayloadError::ContentType => invalid("The body must be sent as content-type application/json."),
-        JsonPayloadError::Deserialize(fault) => invalid(format!("The body is not as expected: {fault}.")),
+        JsonPayloadError::Overflow { .. } | JsonPayloadError::OverflowKnownLength { .. } => {
+            too_large()
+        }
+        JsonPayloadError::ContentType => {
+            invalid("The body must be sent as content-type application/json.")
+        }
+        JsonPayloadError::Deserialize(fault) => {
+            invalid(format!("The body is not as expected: {fault}."))
+        }
         other => invalid(format!("The body cannot be read: {other}.")),
     };
     ApiError::for_path(request.path(), public).into()

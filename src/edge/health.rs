@@ -100,7 +100,6 @@ pub async fn integrity(state: web::Data<EdgeState>) -> Result<HttpResponse, ApiE
     (status = 200, content_type = "text/plain"),
 ))]
 pub async fn metrics(state: web::Data<EdgeState>) -> HttpResponse {
-    state.node.observe();
     HttpResponse::Ok()
         .content_type("text/plain; version=0.0.4; charset=utf-8")
         .insert_header((header::CACHE_CONTROL, "no-store"))

@@ -19,20 +19,29 @@ impl HostRules {
             SocketAddr::V4(v4) => v4.ip().to_string(),
             SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
         });
-        let names = LOOPBACK_NAMES.iter().map(|name| (*name).to_owned()).chain(own);
-        let mut allowed: Vec<String> = names.flat_map(|name| spellings(&name, bound.port())).collect();
+        let names = LOOPBACK_NAMES
+            .iter()
+            .map(|name| (*name).to_owned())
+            .chain(own);
+        let mut allowed: Vec<String> = names
+            .flat_map(|name| spellings(&name, bound.port()))
+            .collect();
         allowed.extend(configured.iter().map(|host| host.to_ascii_lowercase()));
         Self { allowed }
     }
 
     /// Whether a Host header, or the authority of an absolute request target, names this node.
     pub fn host_allowed(&self, host: &str) -> bool {
-        self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
+        self.allowed
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(host))
     }
 
     /// Whether an Origin header is a page of this node's own.
     pub fn origin_allowed(&self, origin: &str) -> bool {
-        let host = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let host = origin
+            .strip_prefix("http://")
+            .or_else(|| origin.strip_prefix("https://"));
         host.is_some_and(|host| self.host_allowed(host))
     }
 }
@@ -51,7 +60,10 @@ mod tests {
     use super::*;
 
     fn rules() -> HostRules {
-        HostRules::new("127.0.0.1:8000".parse().unwrap(), &["chat.example.org".into()])
+        HostRules::new(
+            "127.0.0.1:8000".parse().unwrap(),
+            &["chat.example.org".into()],
+        )
     }
 
     #[test]

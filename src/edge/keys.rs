@@ -99,7 +99,9 @@ fn admin_key(path: &Path) -> Result<String, KeyError> {
     match read_bounded(path) {
         Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
         Ok(_) => Err(KeyError::Empty(path.display().to_string())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => make_admin_key(path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_admin_key(path).map_err(failed)
+        }
         Err(error) => Err(failed(error)),
     }
 }
@@ -107,11 +109,18 @@ fn admin_key(path: &Path) -> Result<String, KeyError> {
 /// Written beside and renamed, so that a crash leaves no half a key.
 fn make_admin_key(path: &Path) -> io::Result<String> {
     let mut random = [0; ADMIN_KEY_BYTES];
-    OsRng.try_fill_bytes(&mut random).map_err(io::Error::other)?;
+    OsRng
+        .try_fill_bytes(&mut random)
+        .map_err(io::Error::other)?;
     let key = hex::encode(random);
     let staged = path.with_extension("key.new");
     let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&staged)?;
     writeln!(file, "{key}")?;
     file.sync_all()?;
     std::fs::rename(&staged, path)?;
@@ -125,14 +134,20 @@ fn hashes_of_file(path: &Path) -> Result<Vec<Digest>, KeyError> {
         source,
     })?;
     let lines = text.lines().map(str::trim);
-    let hashes = parse_hashes(&name, lines.filter(|line| !line.is_empty() && !line.starts_with('#')))?;
+    let hashes = parse_hashes(
+        &name,
+        lines.filter(|line| !line.is_empty() && !line.starts_with('#')),
+    )?;
     if hashes.is_empty() {
         return Err(KeyError::Empty(name));
     }
     Ok(hashes)
 }
 
-fn parse_hashes<'a>(origin: &str, texts: impl Iterator<Item = &'a str>) -> Result<Vec<Digest>, KeyError> {
+fn parse_hashes<'a>(
+    origin: &str,
+    texts: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Digest>, KeyError> {
     texts
         .map(|text| {
             let mut digest = [0; 32];
@@ -147,7 +162,9 @@ fn parse_hashes<'a>(origin: &str, texts: impl Iterator<Item = &'a str>) -> Resul
 
 fn read_bounded(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text)?;
+    std::fs::File::open(path)?
+        .take(KEY_FILE_BYTES_MAX)
+        .read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -167,7 +184,9 @@ mod tests {
     }
 
     fn with(name: &'static str, value: &str) -> HttpRequest {
-        TestRequest::default().insert_header((name, value)).to_http_request()
+        TestRequest::default()
+            .insert_header((name, value))
+            .to_http_request()
     }
 
     #[test]
@@ -211,7 +230,11 @@ mod tests {
     fn a_key_file_may_have_comments_and_must_hold_hashes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys");
-        std::fs::write(&path, format!("# ours\n\n{}\n", hex::encode(sha256(b"one")))).unwrap();
+        std::fs::write(
+            &path,
+            format!("# ours\n\n{}\n", hex::encode(sha256(b"one"))),
+        )
+        .unwrap();
         assert_eq!(hashes_of_file(&path).unwrap(), [sha256(b"one")]);
         std::fs::write(&path, "my secret\n").unwrap();
         let error = hashes_of_file(&path).unwrap_err().to_string();

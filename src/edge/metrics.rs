@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use ::metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use blyan_protocol::ErrorCode;
 
 const REQUESTS: &str = "blyan_edge_requests_total";
@@ -16,13 +18,29 @@ const WEBSOCKETS: &str = "blyan_edge_websockets_count";
 
 /// Says once what every metric of the edge means.
 pub fn describe() {
-    describe_counter!(REQUESTS, Unit::Count, "Answered HTTP requests by route, method and status.");
-    describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "From a request's header to its response's header, by route.");
+    describe_counter!(
+        REQUESTS,
+        Unit::Count,
+        "Answered HTTP requests by route, method and status."
+    );
+    describe_histogram!(
+        REQUEST_SECONDS,
+        Unit::Seconds,
+        "From a request's header to its response's header, by route."
+    );
     describe_counter!(REFUSALS, Unit::Count, "Errors that left the node, by code.");
-    describe_counter!(PANICS, Unit::Count, "Panics caught in request handlers and streams.");
+    describe_counter!(
+        PANICS,
+        Unit::Count,
+        "Panics caught in request handlers and streams."
+    );
     describe_gauge!(STREAMS, Unit::Count, "Answers being made now.");
     describe_counter!(STREAM_ENDS, Unit::Count, "Ended answers by how they ended.");
-    describe_histogram!(FIRST_TOKEN_SECONDS, Unit::Seconds, "From admission to the first token.");
+    describe_histogram!(
+        FIRST_TOKEN_SECONDS,
+        Unit::Seconds,
+        "From admission to the first token."
+    );
     describe_gauge!(WEBSOCKETS, Unit::Count, "Open WebSocket connections.");
 }
 

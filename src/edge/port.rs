@@ -36,8 +36,6 @@ pub trait NodePort: Send + Sync {
     fn ready(&self) -> Result<(), PublicError>;
     /// Every part's state in one report.
     fn health(&self) -> BoxFuture<'_, Health>;
-    /// Brings metrics up to date that nobody else keeps.
-    fn observe(&self);
     /// The supervision tree.
     fn tree(&self) -> TreeNode;
     /// What failed its hash.
@@ -45,13 +43,20 @@ pub trait NodePort: Send + Sync {
     /// The newest block of a chain; `None` on an empty chain.
     fn chain_head(&self, chain: ChainId) -> BoxFuture<'_, Result<Option<ChainHead>, PublicError>>;
     /// One block.
-    fn block(&self, chain: ChainId, hash: BlockHash) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>>;
+    fn block(
+        &self,
+        chain: ChainId,
+        hash: BlockHash,
+    ) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>>;
     /// The hash of the network's first block.
     fn genesis_hash(&self) -> BoxFuture<'_, Result<BlockHash, PublicError>>;
     /// The experts that computed the most tokens, most first.
     fn experts_top(&self, limit: usize) -> BoxFuture<'_, Result<Vec<ExpertStats>, PublicError>>;
     /// One expert; `None` if the model has none of that name.
-    fn expert_stats(&self, name: TensorName) -> BoxFuture<'_, Result<Option<ExpertStats>, PublicError>>;
+    fn expert_stats(
+        &self,
+        name: TensorName,
+    ) -> BoxFuture<'_, Result<Option<ExpertStats>, PublicError>>;
 }
 
 /// A request on its way. Dropping it cancels the request within one step.

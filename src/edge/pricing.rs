@@ -58,7 +58,10 @@ mod tests {
             output_per_1k: u64::MAX,
         };
         let cost = dear.cost(u64::from(u32::MAX), u64::from(u32::MAX));
-        assert_eq!(cost, MicroBly(2 * u128::from(u32::MAX) * u128::from(u64::MAX) / 1000));
+        assert_eq!(
+            cost,
+            MicroBly(2 * u128::from(u32::MAX) * u128::from(u64::MAX) / 1000)
+        );
     }
 
     #[test]

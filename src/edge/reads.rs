@@ -54,7 +54,12 @@ pub async fn expert_stats(
     state: web::Data<EdgeState>,
     name: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let nothing = || missing("The model has no expert of this name.", "GET /experts/top?limit=1000 lists them.");
+    let nothing = || {
+        missing(
+            "The model has no expert of this name.",
+            "GET /experts/top?limit=1000 lists them.",
+        )
+    };
     let name: TensorName = name.parse().map_err(|_| nothing())?;
     let stats = state.node.expert_stats(name).await?;
     Ok(HttpResponse::Ok().json(stats.ok_or_else(nothing)?))
@@ -65,10 +70,18 @@ pub async fn expert_stats(
     (status = 200, body = ChainHead),
     (status = 404, body = ErrorBody),
 ))]
-pub async fn chain_head(state: web::Data<EdgeState>, id: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn chain_head(
+    state: web::Data<EdgeState>,
+    id: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let chain = chain_of(&id)?;
     let head = state.node.chain_head(chain).await?;
-    let empty = || missing("The chain has no block yet.", "Ask again when the import is done.");
+    let empty = || {
+        missing(
+            "The chain has no block yet.",
+            "Ask again when the import is done.",
+        )
+    };
     Ok(HttpResponse::Ok().json(head.ok_or_else(empty)?))
 }
 
@@ -83,9 +96,17 @@ pub async fn block(
     path: web::Path<(String, String)>,
 ) -> Result<HttpResponse, ApiError> {
     let chain = chain_of(&path.0)?;
-    let hash: BlockHash = path.1.parse().map_err(|_| invalid("A block's hash is 64 lower-case hex digits."))?;
+    let hash: BlockHash = path
+        .1
+        .parse()
+        .map_err(|_| invalid("A block's hash is 64 lower-case hex digits."))?;
     let block = state.node.block(chain, hash).await?;
-    let nothing = || missing("The chain has no block of this hash.", "GET /chain/{id}/head names the newest.");
+    let nothing = || {
+        missing(
+            "The chain has no block of this hash.",
+            "GET /chain/{id}/head names the newest.",
+        )
+    };
     Ok(HttpResponse::Ok().json(block.ok_or_else(nothing)?))
 }
 

@@ -18,7 +18,8 @@ use super::hosts::HostRules;
 use super::metrics;
 use super::state::EdgeState;
 
-const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+const POLICY: &str =
+    "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 /// The API page styles its elements inline and carries its pictures in its style sheet.
 const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
 const DOCS_PREFIX: &str = "/docs";
@@ -45,7 +46,9 @@ pub async fn surround(
     };
     let route = route.unwrap_or_else(|| "none".to_owned());
     metrics::answered(&route, method.as_str(), status.as_u16(), began.elapsed());
-    with_headers(answer, |headers| set_headers(headers, docs, state.config.hsts))
+    with_headers(answer, |headers| {
+        set_headers(headers, docs, state.config.hsts)
+    })
 }
 
 fn refuse(request: ServiceRequest, refusal: PublicError) -> ServiceResponse<BoxBody> {
@@ -90,9 +93,16 @@ fn check_host(hosts: &HostRules, request: &HttpRequest) -> Result<(), PublicErro
     let mut sent = request.headers().get_all(header::HOST);
     let host = match (sent.next(), sent.next()) {
         (Some(host), None) => host.to_str().unwrap_or_default(),
-        _ => return Err(super::error::invalid("A request has exactly one Host header.")),
+        _ => {
+            return Err(super::error::invalid(
+                "A request has exactly one Host header.",
+            ));
+        }
     };
-    let target = request.uri().authority().map(|authority| authority.as_str());
+    let target = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
     if hosts.host_allowed(host) && target.is_none_or(|target| hosts.host_allowed(target)) {
         return Ok(());
     }
@@ -106,7 +116,11 @@ fn check_host(hosts: &HostRules, request: &HttpRequest) -> Result<(), PublicErro
 /// A missing Origin passes: it is no browser, or a page of the node's own.
 fn check_origin(hosts: &HostRules, request: &HttpRequest) -> Result<(), PublicError> {
     let mut sent = request.headers().get_all(header::ORIGIN);
-    if sent.all(|origin| origin.to_str().is_ok_and(|origin| hosts.origin_allowed(origin))) {
+    if sent.all(|origin| {
+        origin
+            .to_str()
+            .is_ok_and(|origin| hosts.origin_allowed(origin))
+    }) {
         return Ok(());
     }
     Err(foreign_page())
@@ -114,8 +128,13 @@ fn check_origin(hosts: &HostRules, request: &HttpRequest) -> Result<(), PublicEr
 
 /// Stops what a browser sends without an Origin, such as an image whose address starts a stream.
 fn check_fetch_site(request: &HttpRequest) -> Result<(), PublicError> {
-    let chats = ["/chat", "/ws", "/v1"].iter().any(|prefix| request.path().starts_with(prefix));
-    let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let chats = ["/chat", "/ws", "/v1"]
+        .iter()
+        .any(|prefix| request.path().starts_with(prefix));
+    let site = request
+        .headers()
+        .get("sec-fetch-site")
+        .map(HeaderValue::as_bytes);
     match site {
         Some(b"cross-site" | b"same-site") if chats => Err(foreign_page()),
         _ => Ok(()),
@@ -140,7 +159,10 @@ fn set_headers(headers: &mut HeaderMap, docs: bool, hsts: bool) {
     set(header::X_FRAME_OPTIONS, "DENY");
     set(header::X_XSS_PROTECTION, "1; mode=block");
     set(header::REFERRER_POLICY, "no-referrer");
-    set(HeaderName::from_static("cross-origin-resource-policy"), "same-origin");
+    set(
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    );
     set(HeaderName::from_static("x-api-version"), "v2.0");
     if hsts {
         set(header::STRICT_TRANSPORT_SECURITY, HSTS);

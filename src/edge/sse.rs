@@ -45,7 +45,11 @@ pub fn json(data: &impl Serialize) -> String {
 }
 
 /// Answers with a stream that ends with the session.
-pub fn respond(state: &EdgeState, session: Session, encoder: impl Encode + 'static) -> HttpResponse {
+pub fn respond(
+    state: &EdgeState,
+    session: Session,
+    encoder: impl Encode + 'static,
+) -> HttpResponse {
     let (out, mut frames) = mpsc::channel(FRAMES_WAITING_MAX);
     let pace = Pace {
         heartbeat: state.config.heartbeat(),

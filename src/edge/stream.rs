@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blyan_protocol::{
-    ChatEvent, ChatRequest, ChatSummary, ErrorCode, FinishReason, PublicError, RequestId, TokenEvent,
+    ChatEvent, ChatRequest, ChatSummary, ErrorCode, FinishReason, PublicError, RequestId,
+    TokenEvent,
 };
 use futures_util::FutureExt;
 use serde::Serialize;
@@ -130,7 +131,9 @@ impl EdgeState {
         if self.stopping.closing.is_cancelled() {
             return Err(shutting_down());
         }
-        let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| too_many())?;
+        let permit = Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| too_many())?;
         let model = self.node.model()?;
         let id = request.id;
         let began = Instant::now();
@@ -217,9 +220,10 @@ impl Session {
 
     fn tell(&self, event: ChatEvent) -> StreamEvent {
         match event {
-            ChatEvent::Started { prompt_tokens, max_tokens } => {
-                StreamEvent::Start(self.start(prompt_tokens, max_tokens))
-            }
+            ChatEvent::Started {
+                prompt_tokens,
+                max_tokens,
+            } => StreamEvent::Start(self.start(prompt_tokens, max_tokens)),
             ChatEvent::Token(token) => StreamEvent::Token(self.token(token)),
             ChatEvent::Ended(summary) => StreamEvent::End(self.ended(&summary)),
             ChatEvent::Failed(error) => StreamEvent::Error(self.error(&error)),
@@ -254,7 +258,9 @@ impl Session {
             stream_id: self.id,
             finish_reason: summary.finish_reason,
             total_tokens: usage.total_tokens,
-            total_cost: self.prices.cost(usage.prompt_tokens.into(), usage.completion_tokens.into()),
+            total_cost: self
+                .prices
+                .cost(usage.prompt_tokens.into(), usage.completion_tokens.into()),
             charged: false,
             duration: rounded(self.age().as_secs_f64()),
             usage: usage.into(),
@@ -313,11 +319,17 @@ pub async fn relay(
     let (last, end) = match carried.catch_unwind().await {
         Ok(Carried::Last(event)) => (event, RelayEnd::Told),
         Ok(Carried::Gone) => return RelayEnd::Gone,
-        Ok(Carried::Slow) => (StreamEvent::Error(session.error(&slow_reader())), RelayEnd::Slow),
+        Ok(Carried::Slow) => (
+            StreamEvent::Error(session.error(&slow_reader())),
+            RelayEnd::Slow,
+        ),
         Err(_) => {
             metrics::panicked();
             tracing::error!(request = %session.id, "a stream panicked");
-            (StreamEvent::Error(session.error(&internal())), RelayEnd::Told)
+            (
+                StreamEvent::Error(session.error(&internal())),
+                RelayEnd::Told,
+            )
         }
     };
     if let Some(frame) = encoder.encode(&last) {

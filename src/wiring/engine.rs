@@ -7,7 +7,9 @@ use std::time::Duration;
 use blyan_expert_cache::{CacheError, ExpertCacheHandle, SharedWeights};
 use blyan_formats::{PayloadHash, TensorName};
 use blyan_inference::config::Backend;
-use blyan_inference::engine::{Engine, EngineError, EngineOptions, Provider, ReferenceKernel, WeightSource};
+use blyan_inference::engine::{
+    Engine, EngineError, EngineOptions, Provider, ReferenceKernel, WeightSource,
+};
 use blyan_protocol::{LeaseError, ModelDescription, WeightForm};
 use blyan_supervisors::Probe;
 
@@ -37,9 +39,15 @@ impl StartError {
 }
 
 /// What an engine is made with.
-pub fn engine_options(config: &Config, model: &ModelDescription, probe: Arc<dyn Probe>) -> EngineOptions {
+pub fn engine_options(
+    config: &Config,
+    model: &ModelDescription,
+    probe: Arc<dyn Probe>,
+) -> EngineOptions {
     let inference = &config.inference;
-    let context = inference.context_max_tokens.min(model.architecture.context as usize);
+    let context = inference
+        .context_max_tokens
+        .min(model.architecture.context as usize);
     let cores = available_parallelism().map_or(1, usize::from);
     EngineOptions {
         threads: match inference.threads {
@@ -75,27 +83,45 @@ pub async fn start_engine(
     let shared = cache.load_shared(&shared_weights(model)).await?;
     let weights = Arc::new(SharedSource(shared));
     let table = Arc::new(cache.table());
-    Ok(Engine::new(options, model, weights, table, Arc::new(ReferenceKernel))?)
+    Ok(Engine::new(
+        options,
+        model,
+        weights,
+        table,
+        Arc::new(ReferenceKernel),
+    )?)
 }
 
 /// Maps experts as far as the cache's bound goes, so that no request waits for its first load. What fails is known by
 /// the cache from then on, or is tried again by the request that needs it.
 pub async fn warm(cache: &ExpertCacheHandle, model: &ModelDescription, bytes_max: u64) {
     let shape = &model.architecture;
-    let expert_bytes = 3 * u64::from(shape.experts.neurons) * u64::from(shape.hidden) * size_of::<f32>() as u64;
+    let expert_bytes =
+        3 * u64::from(shape.experts.neurons) * u64::from(shape.hidden) * size_of::<f32>() as u64;
     let fitting = usize::try_from(bytes_max / expert_bytes.max(1)).unwrap_or(usize::MAX);
-    let experts = model.entries.iter().filter(|(name, _)| name.expert().is_some());
+    let experts = model
+        .entries
+        .iter()
+        .filter(|(name, _)| name.expert().is_some());
     for (name, entry) in experts.take(fitting) {
-        match cache.load(*name, entry.payload, WeightForm::Fp32, PAYLOAD).await {
+        match cache
+            .load(*name, entry.payload, WeightForm::Fp32, PAYLOAD)
+            .await
+        {
             Ok(_) | Err(LeaseError::Corrupt { .. }) => {}
-            Err(error) => return tracing::warn!(%error, "the other experts are loaded when they are needed"),
+            Err(error) => {
+                return tracing::warn!(%error, "the other experts are loaded when they are needed");
+            }
         }
     }
 }
 
 /// Every weight that is no expert.
 pub fn shared_weights(model: &ModelDescription) -> Vec<(TensorName, PayloadHash)> {
-    let shared = model.entries.iter().filter(|(name, _)| name.expert().is_none());
+    let shared = model
+        .entries
+        .iter()
+        .filter(|(name, _)| name.expert().is_none());
     shared.map(|(name, entry)| (*name, entry.payload)).collect()
 }
 

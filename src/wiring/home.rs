@@ -108,18 +108,27 @@ impl Home {
                 told(progress.payloads, progress.payloads_total);
             },
         };
-        Ok(blyan_model::import(&mut chain, &file, &recipe, &self.key, &options)?)
+        Ok(blyan_model::import(
+            &mut chain, &file, &recipe, &self.key, &options,
+        )?)
     }
 }
 
 fn log_phase(last: &Mutex<Option<Phase>>, progress: ImportProgress) {
     if last.lock().replace(progress.phase) != Some(progress.phase) {
-        tracing::info!(payloads = progress.payloads, total = progress.payloads_total, "{}", progress.phase.point());
+        tracing::info!(
+            payloads = progress.payloads,
+            total = progress.payloads_total,
+            "{}",
+            progress.phase.point()
+        );
     }
 }
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

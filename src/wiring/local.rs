@@ -51,7 +51,11 @@ impl LocalModel {
         let cache = ExpertCacheHandle::new(config.expert_cache.clone(), source)?;
         let root = SupervisorSpec::new("local").child(cache.child_spec("expert_cache"));
         let tree = Tree::start(root, TreeOptions::default())?;
-        cache.child().wait_running(CACHE_START).await.context("the cache did not come up")?;
+        cache
+            .child()
+            .wait_running(CACHE_START)
+            .await
+            .context("the cache did not come up")?;
         let options = engine_options(config, &model, Arc::new(NoProbe));
         let (threads, context) = (options.threads, options.context_max);
         let engine = start_engine(options, &model, &cache).await?;
@@ -81,7 +85,10 @@ impl LocalModel {
         let shape = &self.model.architecture.experts;
         let (least, most) = (u32::from(shape.always_on), u32::from(shape.per_layer));
         let top_k = asked.unwrap_or(most);
-        anyhow::ensure!((least..=most).contains(&top_k), "--top-k-experts must be {least} to {most}");
+        anyhow::ensure!(
+            (least..=most).contains(&top_k),
+            "--top-k-experts must be {least} to {most}"
+        );
         Ok(top_k)
     }
 
@@ -105,7 +112,10 @@ impl ReadOnlySource {
     /// # Errors
     /// No folder can be made for what is derived.
     pub fn new(reader: ChainReader<RocksStore>) -> Result<Self> {
-        let scratch = tempfile::Builder::new().prefix("blyan-").tempdir().context("a folder for derived weights")?;
+        let scratch = tempfile::Builder::new()
+            .prefix("blyan-")
+            .tempdir()
+            .context("a folder for derived weights")?;
         Ok(Self {
             reader,
             scratch,
@@ -133,7 +143,11 @@ impl PayloadSource for ReadOnlySource {
         Box::pin(async move { self.find(payload) })
     }
 
-    fn remember_fp32(&self, payload: PayloadHash, sha256: [u8; 32]) -> BoxFuture<'_, Result<(), PublicError>> {
+    fn remember_fp32(
+        &self,
+        payload: PayloadHash,
+        sha256: [u8; 32],
+    ) -> BoxFuture<'_, Result<(), PublicError>> {
         Box::pin(async move {
             self.made.lock().insert(payload, sha256);
             Ok(())

@@ -11,6 +11,6 @@ mod tree;
 
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
 pub use faults::{Faults, Poke};
-pub use local::{LocalModel, ReadOnlySource};
 pub use home::{Home, ImportSource, now_ms};
+pub use local::{LocalModel, ReadOnlySource};
 pub use node::{NodeEnd, RunningNode, StopSignals};

@@ -1,5 +1,6 @@
 //! A node from its start to its end.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,7 +20,9 @@ use super::port::Port;
 use super::serving::{self, ServeError};
 use super::tree::{self, ROOT};
 use crate::config::Config;
-use crate::edge::{EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, ServedModel, Stopping};
+use crate::edge::{
+    EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, ServedModel, Stopping,
+};
 
 /// The root of the tree gave up.
 const EXIT_ROOT: u8 = 70;
@@ -157,7 +160,11 @@ impl RunningNode {
 
     /// Tries again until the weight is whole.
     fn mend_in_background(&self) {
-        let (config, port, probe) = (self.config.clone(), Arc::clone(&self.port), Arc::clone(&self.probe));
+        let (config, port, probe) = (
+            self.config.clone(),
+            Arc::clone(&self.port),
+            Arc::clone(&self.probe),
+        );
         let closing = self.stopping.closing.clone();
         let mending = async move {
             loop {
@@ -166,7 +173,9 @@ impl RunningNode {
                 match serving::begin(&config, &port, &probe).await {
                     Ok(()) => return tracing::info!("the weight is restored"),
                     Err(ServeError::Start(error)) if error.is_corrupt() => {}
-                    Err(error) => return tracing::error!(%error, "the weight is restored, but nothing can serve it"),
+                    Err(error) => {
+                        return tracing::error!(%error, "the weight is restored, but nothing can serve it");
+                    }
                 }
             }
         };
@@ -190,7 +199,10 @@ impl RunningNode {
                 runtime.spawn(async move { drop(cache.ping(POKE).await) });
             }
             replica => {
-                let found = port.replicas().iter().find(|child| child.path().ends_with(replica));
+                let found = port
+                    .replicas()
+                    .iter()
+                    .find(|child| child.path().ends_with(replica));
                 // A child that is down has no need of a fault.
                 let _ = found.map(|child| child.try_tell(Wake));
             }
@@ -245,7 +257,9 @@ impl RunningNode {
 
     /// Closes the database, unless a thread that is stuck still holds it.
     async fn close(self) {
-        let Self { store, port, edge, .. } = self;
+        let Self {
+            store, port, edge, ..
+        } = self;
         drop((port, edge));
         let closed = async {
             while Arc::strong_count(&store) > 1 {
@@ -263,20 +277,33 @@ async fn announce(port: Arc<Port>, url: String) {
     while port.ready().is_err() {
         tokio::time::sleep(READY_TICK).await;
     }
-    println!("listening on {url}");
+    let mut out = std::io::stdout().lock();
+    // A node whose output nobody reads serves all the same.
+    let _ = writeln!(out, "listening on {url}").and_then(|()| out.flush());
 }
 
 /// Starts chain and cache, and reads which model is served.
-async fn start_storage(config: &Config, store: &Arc<RocksStore>, probe: &Arc<dyn Probe>) -> Result<Port> {
+async fn start_storage(
+    config: &Config,
+    store: &Arc<RocksStore>,
+    probe: &Arc<dyn Probe>,
+) -> Result<Port> {
     let (model, served) = published(store, config)?;
     let (chain, handle) = tree::chain(Arc::clone(store), &config.chain, &config.supervision);
     let cache = ExpertCacheHandle::new(config.expert_cache.clone(), Arc::new(handle.clone()))?;
     let tree = tree::start(chain, &cache, &config.supervision, Arc::clone(probe))?;
-    handle.child().wait_running(STORAGE_START).await.context("the chain did not come up")?;
+    handle
+        .child()
+        .wait_running(STORAGE_START)
+        .await
+        .context("the chain did not come up")?;
     Ok(Port::new(config, handle, cache, tree, model, served))
 }
 
-fn published(store: &Arc<RocksStore>, config: &Config) -> Result<(Arc<ModelDescription>, Arc<ServedModel>)> {
+fn published(
+    store: &Arc<RocksStore>,
+    config: &Config,
+) -> Result<(Arc<ModelDescription>, Arc<ServedModel>)> {
     let reader = ChainReader::open(Arc::clone(store))?;
     let model = reader.model(None)?;
     let manifest = reader.block(model.id.0)?.block.header;
@@ -287,7 +314,9 @@ fn published(store: &Arc<RocksStore>, config: &Config) -> Result<(Arc<ModelDescr
         created_ms: manifest.timestamp_ms,
         experts_per_layer: shape.experts.per_layer.into(),
         always_on: shape.experts.always_on.into(),
-        context: shape.context.min(u32::try_from(config.inference.context_max_tokens)?),
+        context: shape
+            .context
+            .min(u32::try_from(config.inference.context_max_tokens)?),
     };
     Ok((Arc::new(model), Arc::new(served)))
 }

@@ -9,12 +9,10 @@ use blyan_expert_cache::{CorruptPayload, ExpertCacheHandle};
 use blyan_formats::{BlockHash, ChainId, TensorName};
 use blyan_inference::actor::InferenceActor;
 use blyan_inference::handle::InferenceHandle;
-use blyan_inference::kv::KvPool;
 use blyan_inference::usage::ExpertUsage;
 use blyan_protocol::{
     BoxFuture, ChatRequest, ErrorCode, ExpertFault, ModelDescription, ModelEntry, PublicError,
 };
-use metrics::{Unit, describe_gauge, gauge};
 use blyan_supervisors::{ChildRef, ChildState, NodeKind, TreeHandle, TreeNode};
 
 use super::tree::REPLICAS;
@@ -26,9 +24,6 @@ use crate::edge::{Answer, NodePort, ServedModel};
 
 /// When a node that has no engine yet suggests another try.
 const STARTING_RETRY_MS: u64 = 1000;
-
-/// Key/value memory of living sequences.
-const KV_BYTES: &str = "blyan_inference_kv_bytes";
 
 /// Joins the handles for the edge.
 pub struct Port {
@@ -43,7 +38,6 @@ pub struct Port {
     /// The model that is served.
     pub model: Arc<ModelDescription>,
     replicas: OnceLock<Vec<ChildRef<InferenceActor>>>,
-    kv_pool: OnceLock<KvPool>,
     served: Arc<ServedModel>,
     replicas_configured: usize,
     request_timeout: Duration,
@@ -60,7 +54,6 @@ impl Port {
         model: Arc<ModelDescription>,
         served: Arc<ServedModel>,
     ) -> Self {
-        describe_gauge!(KV_BYTES, Unit::Bytes, "Key/value memory of living sequences.");
         Self {
             chain,
             cache,
@@ -68,7 +61,6 @@ impl Port {
             tree,
             model,
             replicas: OnceLock::new(),
-            kv_pool: OnceLock::new(),
             served,
             replicas_configured: config.inference.replicas as usize,
             request_timeout: config.inference.request_timeout(),
@@ -77,8 +69,7 @@ impl Port {
     }
 
     /// From now on these answer.
-    pub fn serve_with(&self, handle: InferenceHandle, replicas: Vec<ChildRef<InferenceActor>>, kv_pool: KvPool) {
-        self.kv_pool.get_or_init(|| kv_pool);
+    pub fn serve_with(&self, handle: InferenceHandle, replicas: Vec<ChildRef<InferenceActor>>) {
         self.replicas.get_or_init(|| replicas);
         self.inference.get_or_init(|| handle);
     }
@@ -99,18 +90,30 @@ impl Port {
 
     fn corrupt(&self) -> Vec<CorruptPayload> {
         let mut corrupt = self.cache.status().corrupt;
-        corrupt.retain(|record| self.model.entries.values().any(|entry| entry.payload == record.payload));
+        corrupt.retain(|record| {
+            self.model
+                .entries
+                .values()
+                .any(|entry| entry.payload == record.payload)
+        });
         corrupt
     }
 
     fn stats(&self, name: &TensorName, entry: &ModelEntry, usage: ExpertUsage) -> ExpertStats {
-        let corrupt = self.cache.status().corrupt.iter().any(|record| record.payload == entry.payload);
+        let corrupt = self
+            .cache
+            .status()
+            .corrupt
+            .iter()
+            .any(|record| record.payload == entry.payload);
         ExpertStats {
             name: name.to_string(),
             block: entry.block.to_string(),
             payload_hash: entry.payload.to_string(),
             payload_len: entry.payload_len,
-            always_on: name.expert().is_some_and(|expert| expert < self.model.architecture.experts.always_on),
+            always_on: name
+                .expert()
+                .is_some_and(|expert| expert < self.model.architecture.experts.always_on),
             tokens: usage.tokens,
             requests: usage.requests,
             state: if corrupt { "corrupt" } else { "ok" }.to_owned(),
@@ -118,7 +121,11 @@ impl Port {
     }
 
     fn usage(&self, name: &TensorName) -> ExpertUsage {
-        self.inference.get().map_or_else(ExpertUsage::default, |inference| inference.expert_usage(name))
+        self.inference
+            .get()
+            .map_or_else(ExpertUsage::default, |inference| {
+                inference.expert_usage(name)
+            })
     }
 
     fn health_now(&self) -> Health {
@@ -133,15 +140,25 @@ impl Port {
             (Ok(()), false) => HealthStatus::Degraded,
             (Ok(()), true) => HealthStatus::Ok,
         };
-        let running = |path: &String, state: &String| path.starts_with(REPLICAS) && *state == ChildState::Running.name();
+        let running = |path: &String, state: &String| {
+            path.starts_with(REPLICAS) && *state == ChildState::Running.name()
+        };
         let (requests, waiting) = self.inference.get().map_or((0, 0), InferenceHandle::load);
         Health {
             status,
-            reasons: ready.err().map(|error| error.message).into_iter().chain(reasons).collect(),
+            reasons: ready
+                .err()
+                .map(|error| error.message)
+                .into_iter()
+                .chain(reasons)
+                .collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
             model_id: Some(self.model.id.to_string()),
-            replicas_running: parts.iter().filter(|(path, state)| running(path, state)).count(),
+            replicas_running: parts
+                .iter()
+                .filter(|(path, state)| running(path, state))
+                .count(),
             replicas_configured: self.replicas_configured,
             corrupt_blocks: corrupt.len(),
             zombies: self.tree.zombies(),
@@ -159,7 +176,10 @@ impl NodePort for Port {
 
     fn chat(&self, request: ChatRequest) -> BoxFuture<'_, Result<Answer, PublicError>> {
         Box::pin(async move {
-            let stream = self.inference()?.submit(request, self.request_timeout).await?;
+            let stream = self
+                .inference()?
+                .submit(request, self.request_timeout)
+                .await?;
             let (events, canceller) = stream.into_parts();
             Ok(Answer::new(events, move || canceller.cancel()))
         })
@@ -173,12 +193,6 @@ impl NodePort for Port {
         Box::pin(async move { self.health_now() })
     }
 
-    fn observe(&self) {
-        if let Some(pool) = self.kv_pool.get() {
-            gauge!(KV_BYTES).set(pool.used_bytes() as f64);
-        }
-    }
-
     fn tree(&self) -> TreeNode {
         self.tree.describe()
     }
@@ -190,7 +204,10 @@ impl NodePort for Port {
                 status: if corrupt.is_empty() { "ok" } else { "corrupt" }.to_owned(),
                 model_id: Some(self.model.id.to_string()),
                 blocks: self.model.entries.len(),
-                corrupt: corrupt.iter().map(|record| self.corrupt_block(record)).collect(),
+                corrupt: corrupt
+                    .iter()
+                    .map(|record| self.corrupt_block(record))
+                    .collect(),
             })
         })
     }
@@ -207,7 +224,11 @@ impl NodePort for Port {
         })
     }
 
-    fn block(&self, chain: ChainId, hash: BlockHash) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>> {
+    fn block(
+        &self,
+        chain: ChainId,
+        hash: BlockHash,
+    ) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>> {
         Box::pin(async move {
             let stored = match self.chain.block(hash).await {
                 Ok(stored) if stored.block.header.chain == chain => stored,
@@ -229,17 +250,32 @@ impl NodePort for Port {
 
     fn experts_top(&self, limit: usize) -> BoxFuture<'_, Result<Vec<ExpertStats>, PublicError>> {
         Box::pin(async move {
-            let experts = self.model.entries.iter().filter(|(name, _)| name.expert().is_some());
-            let mut all: Vec<_> = experts.map(|(name, entry)| (self.usage(name), name, entry)).collect();
+            let experts = self
+                .model
+                .entries
+                .iter()
+                .filter(|(name, _)| name.expert().is_some());
+            let mut all: Vec<_> = experts
+                .map(|(name, entry)| (self.usage(name), name, entry))
+                .collect();
             all.sort_by_key(|(usage, name, _)| (std::cmp::Reverse(usage.tokens), **name));
             let top = all.into_iter().take(limit);
-            Ok(top.map(|(usage, name, entry)| self.stats(name, entry, usage)).collect())
+            Ok(top
+                .map(|(usage, name, entry)| self.stats(name, entry, usage))
+                .collect())
         })
     }
 
-    fn expert_stats(&self, name: TensorName) -> BoxFuture<'_, Result<Option<ExpertStats>, PublicError>> {
+    fn expert_stats(
+        &self,
+        name: TensorName,
+    ) -> BoxFuture<'_, Result<Option<ExpertStats>, PublicError>> {
         Box::pin(async move {
-            let entry = self.model.entries.get(&name).filter(|_| name.expert().is_some());
+            let entry = self
+                .model
+                .entries
+                .get(&name)
+                .filter(|_| name.expert().is_some());
             Ok(entry.map(|entry| self.stats(&name, entry, self.usage(&name))))
         })
     }
@@ -247,7 +283,12 @@ impl NodePort for Port {
 
 impl Port {
     fn corrupt_block(&self, record: &CorruptPayload) -> CorruptBlock {
-        let block = record.block.or_else(|| self.model.entries.get(&record.name).map(|entry| entry.block));
+        let block = record.block.or_else(|| {
+            self.model
+                .entries
+                .get(&record.name)
+                .map(|entry| entry.block)
+        });
         CorruptBlock {
             name: record.name.to_string(),
             block: block.map(|block| block.to_string()).unwrap_or_default(),
@@ -261,30 +302,45 @@ fn collect_states(node: &TreeNode, states: &mut BTreeMap<String, String>) {
     if node.kind == NodeKind::Worker {
         states.insert(node.id.clone(), node.state.name().to_owned());
     }
-    node.children.iter().for_each(|child| collect_states(child, states));
+    node.children
+        .iter()
+        .for_each(|child| collect_states(child, states));
 }
 
 fn reasons(parts: &BTreeMap<String, String>, corrupt: &[CorruptPayload]) -> Vec<String> {
-    let down = parts.iter().filter(|(_, state)| *state != ChildState::Running.name());
+    let down = parts
+        .iter()
+        .filter(|(_, state)| *state != ChildState::Running.name());
     let down = down.map(|(path, state)| format!("{path} is {state}"));
-    let corrupt = corrupt.iter().map(|record| format!("{} is corrupt", record.name));
+    let corrupt = corrupt
+        .iter()
+        .map(|record| format!("{} is corrupt", record.name));
     down.chain(corrupt).collect()
 }
 
 fn json(value: &impl serde::Serialize) -> Result<serde_json::Value, PublicError> {
     serde_json::to_value(value).map_err(|fault| {
-        PublicError::new(ErrorCode::Internal, format!("The block cannot be shown: {fault}."), "Look at the node's log.")
+        PublicError::new(
+            ErrorCode::Internal,
+            format!("The block cannot be shown: {fault}."),
+            "Look at the node's log.",
+        )
     })
 }
 
 fn starting() -> PublicError {
     let sentence = "The node is starting: its model is not mapped yet.";
-    PublicError::new(ErrorCode::Unavailable, sentence, "Try again shortly.").retry_after_ms(STARTING_RETRY_MS)
+    PublicError::new(ErrorCode::Unavailable, sentence, "Try again shortly.")
+        .retry_after_ms(STARTING_RETRY_MS)
 }
 
 fn corrupt_weight(record: &CorruptPayload) -> PublicError {
-    let sentence = format!("The weight {} fails its hash, and every answer needs it.", record.name);
-    let hint = "The operator has to restore its file (`blyan verify` names it) and to restart the node.";
+    let sentence = format!(
+        "The weight {} fails its hash, and every answer needs it.",
+        record.name
+    );
+    let hint =
+        "The operator has to restore its file (`blyan verify` names it) and to restart the node.";
     let fault = ExpertFault {
         name: record.name.to_string(),
         hash: record.payload.to_string(),

@@ -41,9 +41,9 @@ pub async fn begin(config: &Config, port: &Port, probe: &Arc<dyn Probe>) -> Resu
     let options = engine_options(config, &port.model, Arc::clone(probe));
     let engine = start_engine(options, &port.model, &port.cache).await?;
     warm(&port.cache, &port.model, config.expert_cache.bytes_max).await;
-    let kv_pool = engine.kv_pool().clone();
     let mut inference = config.inference.clone();
-    inference.step_timeout_ms = u64::try_from(config.step_timeout().as_millis()).unwrap_or(u64::MAX);
+    inference.step_timeout_ms =
+        u64::try_from(config.step_timeout().as_millis()).unwrap_or(u64::MAX);
     let (handle, specs) = InferenceHandle::new(Parts {
         config: inference,
         model: Arc::clone(&port.model),
@@ -51,7 +51,7 @@ pub async fn begin(config: &Config, port: &Port, probe: &Arc<dyn Probe>) -> Resu
         experts: Arc::new(port.cache.table()),
         receipts: Arc::new(port.chain.clone()),
     })?;
-    port.serve_with(handle, specs.iter().map(ChildSpec::child_ref).collect(), kv_pool);
+    port.serve_with(handle, specs.iter().map(ChildSpec::child_ref).collect());
     for spec in specs {
         let replica = tree::replica(spec, &config.supervision);
         port.tree.add_child(REPLICAS, replica).await?;
@@ -62,7 +62,10 @@ pub async fn begin(config: &Config, port: &Port, probe: &Arc<dyn Probe>) -> Resu
 /// Checks the corrupt shared weights again.
 pub async fn readmit_shared(port: &Port) {
     let corrupt = port.cache.status().corrupt;
-    for record in corrupt.iter().filter(|record| record.name.expert().is_none()) {
+    for record in corrupt
+        .iter()
+        .filter(|record| record.name.expert().is_none())
+    {
         if let Err(error) = port.cache.readmit(record.payload, PAYLOAD).await {
             tracing::debug!(%error, "still corrupt");
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use blyan_chain::{ChainActor, ChainConfig, ChainHandle, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::InferenceActor;
-use blyan_supervisors::{ChildSpec, Probe, SpecError, Strategy, SupervisorSpec, Tree, TreeHandle, TreeOptions};
+use blyan_supervisors::{
+    ChildSpec, Probe, SpecError, Strategy, SupervisorSpec, Tree, TreeHandle, TreeOptions,
+};
 
 use crate::config::SupervisionConfig;
 
@@ -46,18 +48,28 @@ pub fn start(
             .window(supervision.supervisor_window())
             .backoff(supervision.backoff())
     };
-    let storage = supervisor("storage").strategy(Strategy::RestForOne).child(chain);
-    let serving = supervisor("serving").child(cache).supervisor(supervisor("replicas"));
+    let storage = supervisor("storage")
+        .strategy(Strategy::RestForOne)
+        .child(chain);
+    let serving = supervisor("serving")
+        .child(cache)
+        .supervisor(supervisor("replicas"));
     let options = TreeOptions {
         probe,
         zombies_max: supervision.zombies_max,
         ..TreeOptions::default()
     };
-    Tree::start(supervisor(ROOT).supervisor(storage).supervisor(serving), options)
+    Tree::start(
+        supervisor(ROOT).supervisor(storage).supervisor(serving),
+        options,
+    )
 }
 
 /// A replica with the windows of the configuration.
-pub fn replica(spec: ChildSpec<InferenceActor>, supervision: &SupervisionConfig) -> ChildSpec<InferenceActor> {
+pub fn replica(
+    spec: ChildSpec<InferenceActor>,
+    supervision: &SupervisionConfig,
+) -> ChildSpec<InferenceActor> {
     spec.window(supervision.child_window())
         .backoff(supervision.backoff())
         .stuck_limit(supervision.replica_stuck())

@@ -54,7 +54,10 @@ impl House {
             at,
             script,
             stopping,
-            admin_key: std::fs::read_to_string(data_dir.path().join("admin.key")).unwrap().trim().to_owned(),
+            admin_key: std::fs::read_to_string(data_dir.path().join("admin.key"))
+                .unwrap()
+                .trim()
+                .to_owned(),
             server: RunningServer::start(state, listener, STOP).unwrap(),
             _data_dir: data_dir,
         }
@@ -69,11 +72,19 @@ impl House {
     }
 
     pub async fn post(&self, path: &str, body: Value) -> Reply {
-        Reply::of(client().post(self.url(path)).send_json(&body).await.unwrap()).await
+        Reply::of(
+            client()
+                .post(self.url(path))
+                .send_json(&body)
+                .await
+                .unwrap(),
+        )
+        .await
     }
 
     pub async fn chat(&self, prompt: &str) -> Reply {
-        self.post("/chat", serde_json::json!({ "prompt": prompt })).await
+        self.post("/chat", serde_json::json!({ "prompt": prompt }))
+            .await
     }
 
     /// Waits until so many requests were cancelled.
@@ -84,12 +95,18 @@ impl House {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         });
-        assert!(waited.await.is_ok(), "{} of {count} were cancelled", cancelled());
+        assert!(
+            waited.await.is_ok(),
+            "{} of {count} were cancelled",
+            cancelled()
+        );
     }
 }
 
 fn config(environment: &[(&str, &str)]) -> Config {
-    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let environment = environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let sources = Sources {
         environment: environment.collect(),
         ..Sources::default()
@@ -115,7 +132,9 @@ impl Reply {
         S: futures_util::Stream<Item = Result<actix_web::web::Bytes, awc::error::PayloadError>>,
     {
         let headers = response.headers().iter();
-        let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+        let headers = headers
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect();
         let body = response.body().limit(10 << 20).await.unwrap();
         Self {
             status: response.status().as_u16(),
@@ -125,7 +144,10 @@ impl Reply {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn json(&self) -> Value {
@@ -134,7 +156,10 @@ impl Reply {
 
     /// The error's code, in either shape.
     pub fn code(&self) -> String {
-        self.json()["error"]["code"].as_str().unwrap_or_else(|| panic!("no error code: {}", self.text)).to_owned()
+        self.json()["error"]["code"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no error code: {}", self.text))
+            .to_owned()
     }
 
     /// (event, data) of a Server-Sent Events body.
@@ -144,7 +169,16 @@ impl Reply {
 }
 
 pub fn events(text: &str) -> Vec<(String, Value)> {
-    let field = |block: &str, name: &str| block.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
-    let event = |block: &str| Some((field(block, "event: ")?, serde_json::from_str(&field(block, "data: ")?).unwrap()));
+    let field = |block: &str, name: &str| {
+        block
+            .lines()
+            .find_map(|line| line.strip_prefix(name).map(str::to_owned))
+    };
+    let event = |block: &str| {
+        Some((
+            field(block, "event: ")?,
+            serde_json::from_str(&field(block, "data: ")?).unwrap(),
+        ))
+    };
     text.split("\n\n").filter_map(event).collect()
 }

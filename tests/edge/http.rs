@@ -15,8 +15,14 @@ async fn a_chat_is_answered_in_full() {
     assert_eq!(body["model_id"], model_id().to_string());
     assert_eq!(body["text"], "Hello");
     assert_eq!(body["finish_reason"], "stop");
-    assert_eq!(body["usage"], json!({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}));
-    assert_eq!(body["experts"], json!({"top_k": 16, "used": 480, "loaded": 0}));
+    assert_eq!(
+        body["usage"],
+        json!({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9})
+    );
+    assert_eq!(
+        body["experts"],
+        json!({"top_k": 16, "used": 480, "loaded": 0})
+    );
     for field in ["queue_ms", "prefill_ms", "decode_ms", "tokens_per_second"] {
         assert!(body["timing"][field].is_number(), "{field}");
     }
@@ -25,7 +31,10 @@ async fn a_chat_is_answered_in_full() {
 #[actix_rt::test]
 async fn an_error_of_the_node_keeps_its_code_its_expert_and_its_request() {
     let reply = House::new().chat("corrupt").await;
-    assert_eq!((reply.status, reply.code().as_str()), (503, "expert_corrupt"));
+    assert_eq!(
+        (reply.status, reply.code().as_str()),
+        (503, "expert_corrupt")
+    );
     assert!(reply.header("retry-after").is_some());
     let error = &reply.json()["error"];
     assert_eq!(error["expert"]["name"], "layer4.expert7");
@@ -47,7 +56,9 @@ async fn a_refusal_for_want_of_room_says_when_to_come_back() {
 async fn every_fault_of_a_request_has_the_same_shape() {
     let house = House::with(&[("BLYAN__EDGE__BODY_BYTES_MAX", "1000")]);
     let post = async |path: &str, kind: &str, body: &str| {
-        let request = client().post(house.url(path)).insert_header(("content-type", kind));
+        let request = client()
+            .post(house.url(path))
+            .insert_header(("content-type", kind));
         Reply::of(request.send_body(body.to_owned()).await.unwrap()).await
     };
     let json = "application/json";
@@ -55,40 +66,109 @@ async fn every_fault_of_a_request_has_the_same_shape() {
     let table = [
         (post("/chat", json, "no json").await, 400, "invalid_request"),
         (post("/chat", json, "").await, 400, "invalid_request"),
-        (post("/chat", json, r#"{"prompt": "x", "bogus": 1}"#).await, 400, "invalid_request"),
-        (post("/chat", json, r#"{"messages": []}"#).await, 400, "invalid_request"),
-        (post("/chat", json, &"[".repeat(900)).await, 400, "invalid_request"),
-        (post("/chat", "text/plain", r#"{"prompt": "x"}"#).await, 400, "invalid_request"),
+        (
+            post("/chat", json, r#"{"prompt": "x", "bogus": 1}"#).await,
+            400,
+            "invalid_request",
+        ),
+        (
+            post("/chat", json, r#"{"messages": []}"#).await,
+            400,
+            "invalid_request",
+        ),
+        (
+            post("/chat", json, &"[".repeat(900)).await,
+            400,
+            "invalid_request",
+        ),
+        (
+            post("/chat", "text/plain", r#"{"prompt": "x"}"#).await,
+            400,
+            "invalid_request",
+        ),
         (post("/chat", json, &big).await, 413, "payload_too_large"),
-        (post("/chat/stream", json, &big).await, 413, "payload_too_large"),
+        (
+            post("/chat/stream", json, &big).await,
+            413,
+            "payload_too_large",
+        ),
         (post("/health", json, "{}").await, 405, "method_not_allowed"),
         (house.get("/chat").await, 405, "method_not_allowed"),
         (house.get("/nothing").await, 404, "not_found"),
         (house.get("/chat/stream").await, 400, "invalid_request"),
-        (house.get("/chat/stream?prompt=x&bogus=1").await, 400, "invalid_request"),
-        (house.get("/chat/stream?prompt=x&max_tokens=-1").await, 400, "invalid_request"),
+        (
+            house.get("/chat/stream?prompt=x&bogus=1").await,
+            400,
+            "invalid_request",
+        ),
+        (
+            house.get("/chat/stream?prompt=x&max_tokens=-1").await,
+            400,
+            "invalid_request",
+        ),
         (house.get("/ws/chat").await, 400, "invalid_request"),
-        (house.get("/experts/top?limit=0").await, 400, "invalid_request"),
-        (house.get("/experts/stats/layer99.expert99").await, 404, "not_found"),
-        (house.get("/experts/stats/..%2F..%2Fetc").await, 404, "not_found"),
+        (
+            house.get("/experts/top?limit=0").await,
+            400,
+            "invalid_request",
+        ),
+        (
+            house.get("/experts/stats/layer99.expert99").await,
+            404,
+            "not_found",
+        ),
+        (
+            house.get("/experts/stats/..%2F..%2Fetc").await,
+            404,
+            "not_found",
+        ),
         (house.get("/chain/Z/head").await, 404, "not_found"),
         (house.get("/chain/B/head").await, 404, "not_found"),
-        (house.get("/chain/A/blocks/zz").await, 400, "invalid_request"),
-        (house.get(&format!("/chain/A/blocks/{}", "ab".repeat(32))).await, 404, "not_found"),
-        (house.get("/security/integrity_status").await, 503, "unavailable"),
+        (
+            house.get("/chain/A/blocks/zz").await,
+            400,
+            "invalid_request",
+        ),
+        (
+            house
+                .get(&format!("/chain/A/blocks/{}", "ab".repeat(32)))
+                .await,
+            404,
+            "not_found",
+        ),
+        (
+            house.get("/security/integrity_status").await,
+            503,
+            "unavailable",
+        ),
     ];
     for (reply, status, code) in table {
-        assert_eq!((reply.status, reply.code().as_str()), (status, code), "{}", reply.text);
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (status, code),
+            "{}",
+            reply.text
+        );
         assert_eq!(reply.header("content-type"), Some("application/json"));
         let error = &reply.json()["error"];
-        assert!(error["message"].is_string() && error["hint"].is_string(), "{}", reply.text);
+        assert!(
+            error["message"].is_string() && error["hint"].is_string(),
+            "{}",
+            reply.text
+        );
     }
 }
 
 #[actix_rt::test]
 async fn an_unknown_field_is_named() {
-    let reply = House::new().post("/chat", json!({"prompt": "x", "top_k_expert": 12})).await;
-    assert!(reply.text.contains("top_k_expert") && reply.text.contains("top_k_experts"), "{}", reply.text);
+    let reply = House::new()
+        .post("/chat", json!({"prompt": "x", "top_k_expert": 12}))
+        .await;
+    assert!(
+        reply.text.contains("top_k_expert") && reply.text.contains("top_k_experts"),
+        "{}",
+        reply.text
+    );
 }
 
 #[actix_rt::test]
@@ -110,10 +190,17 @@ async fn a_panic_in_a_handler_is_a_typed_500_and_the_server_lives() {
 #[actix_rt::test]
 async fn places_for_answers_are_bounded_and_given_back() {
     let house = House::with(&[("BLYAN__EDGE__STREAMS_MAX", "1")]);
-    let stream = client().post(house.url("/chat/stream")).send_json(&json!({"prompt": "forever"})).await.unwrap();
+    let stream = client()
+        .post(house.url("/chat/stream"))
+        .send_json(&json!({"prompt": "forever"}))
+        .await
+        .unwrap();
     assert_eq!(stream.status(), 200);
     let refused = house.chat("hello").await;
-    assert_eq!((refused.status, refused.code().as_str()), (429, "overloaded"));
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (429, "overloaded")
+    );
     assert!(refused.header("retry-after").is_some());
     drop(stream);
     house.wait_for_cancels(1).await;
@@ -122,7 +209,9 @@ async fn places_for_answers_are_bounded_and_given_back() {
             tokio::time::sleep(std::time::Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(crate::house::PATIENCE, answered).await.expect("the place is free again");
+    tokio::time::timeout(crate::house::PATIENCE, answered)
+        .await
+        .expect("the place is free again");
 }
 
 #[actix_rt::test]
@@ -132,8 +221,14 @@ async fn reads_answer() {
     assert_eq!(house.get("/ready").await.json()["ready"], true);
     assert_eq!(house.get("/monitoring/health").await.json()["status"], "ok");
     assert_eq!(house.get("/chain/a/head").await.json()["blocks"], 3);
-    assert_eq!(house.get("/genesis/hash").await.json()["genesis_hash"], "01".repeat(32));
-    assert_eq!(house.get("/experts/top").await.json(), json!({"experts": []}));
+    assert_eq!(
+        house.get("/genesis/hash").await.json()["genesis_hash"],
+        "01".repeat(32)
+    );
+    assert_eq!(
+        house.get("/experts/top").await.json(),
+        json!({"experts": []})
+    );
     let head = client().head(house.url("/health")).send().await.unwrap();
     assert_eq!(head.status(), 200);
 }
@@ -141,11 +236,17 @@ async fn reads_answer() {
 #[actix_rt::test]
 async fn a_path_may_hold_slashes_or_their_code() {
     let house = House::new();
-    for path in ["serving/replicas/inference-1", "serving%2Freplicas%2Finference-1"] {
+    for path in [
+        "serving/replicas/inference-1",
+        "serving%2Freplicas%2Finference-1",
+    ] {
         let reply = house.get(&format!("/supervision/tree/{path}")).await;
         assert_eq!(reply.json()["state"], "backing_off", "{}", reply.text);
     }
-    assert_eq!(house.get("/supervision/tree/none").await.code(), "not_found");
+    assert_eq!(
+        house.get("/supervision/tree/none").await.code(),
+        "not_found"
+    );
 }
 
 #[actix_rt::test]
@@ -153,7 +254,10 @@ async fn a_stopping_node_is_not_ready_and_admits_nothing() {
     let house = House::new();
     house.stopping.closing.cancel();
     for reply in [house.get("/ready").await, house.chat("hello").await] {
-        assert_eq!((reply.status, reply.code().as_str()), (503, "shutting_down"));
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (503, "shutting_down")
+        );
     }
     assert_eq!(house.get("/health").await.status, 200);
 }
@@ -163,24 +267,52 @@ async fn every_route_is_documented_and_the_page_works_offline() {
     let house = House::new();
     let document = house.get("/openapi.json").await.json();
     for path in [
-        "/chat", "/chat/stream", "/ws/chat", "/v1/chat/completions", "/v1/models", "/v1/models/{id}", "/experts/top",
-        "/experts/stats/{name}", "/chain/{id}/head", "/chain/{id}/blocks/{hash}", "/genesis/hash", "/health", "/ready",
-        "/monitoring/health", "/supervision/tree", "/security/integrity_status", "/metrics",
+        "/chat",
+        "/chat/stream",
+        "/ws/chat",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/models/{id}",
+        "/experts/top",
+        "/experts/stats/{name}",
+        "/chain/{id}/head",
+        "/chain/{id}/blocks/{hash}",
+        "/genesis/hash",
+        "/health",
+        "/ready",
+        "/monitoring/health",
+        "/supervision/tree",
+        "/security/integrity_status",
+        "/metrics",
     ] {
         assert!(document["paths"][path].is_object(), "{path}");
     }
     let page = house.get("/docs/").await;
     assert_eq!(page.status, 200);
-    assert!(!page.text.contains("https://") && !page.text.contains("//cdn"), "{}", page.text);
+    assert!(
+        !page.text.contains("https://") && !page.text.contains("//cdn"),
+        "{}",
+        page.text
+    );
     assert_eq!(house.get("/docs/swagger-ui-bundle.js").await.status, 200);
-    assert!(house.get("/docs/swagger-initializer.js").await.text.contains("openapi.json"));
+    assert!(
+        house
+            .get("/docs/swagger-initializer.js")
+            .await
+            .text
+            .contains("openapi.json")
+    );
 }
 
 #[actix_rt::test]
 async fn the_chat_page_needs_nothing_from_elsewhere_and_no_inline_script() {
     let house = House::new();
     let page = house.get("/").await;
-    assert!(page.header("content-type").unwrap().starts_with("text/html"));
+    assert!(
+        page.header("content-type")
+            .unwrap()
+            .starts_with("text/html")
+    );
     let mut files = vec![page.text.clone()];
     for attribute in ["src=\"", "href=\""] {
         for rest in page.text.split(attribute).skip(1) {
@@ -192,6 +324,15 @@ async fn the_chat_page_needs_nothing_from_elsewhere_and_no_inline_script() {
         }
     }
     assert!(files.len() >= 4);
-    assert!(!page.text.contains("<style") && !page.text.contains(" style=") && !page.text.contains(" onclick="));
-    assert!(page.text.split("<script").skip(1).all(|script| script.contains("src=") && script.contains("></script>")));
+    assert!(
+        !page.text.contains("<style")
+            && !page.text.contains(" style=")
+            && !page.text.contains(" onclick=")
+    );
+    assert!(
+        page.text
+            .split("<script")
+            .skip(1)
+            .all(|script| script.contains("src=") && script.contains("></script>"))
+    );
 }

@@ -1,7 +1,7 @@
 //! What clients rely on, asked of a real server over loopback with a scripted node behind it.
 
-mod http;
 mod house;
+mod http;
 mod openai;
 mod safety;
 mod script;

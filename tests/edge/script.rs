@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use blyan::edge::replies::{BlockReply, ChainHead, ExpertStats, Health, HealthStatus, IntegrityStatus};
+use blyan::edge::replies::{
+    BlockReply, ChainHead, ExpertStats, Health, HealthStatus, IntegrityStatus,
+};
 use blyan::edge::{Answer, NodePort, ServedModel};
 use blyan_formats::{BlockHash, ChainId, TensorName};
 use blyan_protocol::{
-    BoxFuture, ChatEvent, ChatRequest, ChatSummary, ErrorCode, ExpertFault, ExpertsUsed, FinishReason, ModelId,
-    PublicError, RequestId, Timing, TokenEvent, Usage,
+    BoxFuture, ChatEvent, ChatRequest, ChatSummary, ErrorCode, ExpertFault, ExpertsUsed,
+    FinishReason, ModelId, PublicError, RequestId, Timing, TokenEvent, Usage,
 };
 use blyan_supervisors::{ChildState, Generation, LastExit, NodeKind, TreeNode};
 use tokio::sync::mpsc;
@@ -72,7 +74,11 @@ fn ended(id: RequestId, tokens: u32, finish_reason: FinishReason) -> ChatEvent {
 }
 
 /// Plays the request's part; returns what it says last, if anything.
-async fn play(request: &ChatRequest, out: &mpsc::Sender<ChatEvent>, cancel: &CancellationToken) -> Option<ChatEvent> {
+async fn play(
+    request: &ChatRequest,
+    out: &mpsc::Sender<ChatEvent>,
+    cancel: &CancellationToken,
+) -> Option<ChatEvent> {
     let started = ChatEvent::Started {
         prompt_tokens: PROMPT_TOKENS,
         max_tokens: request.max_tokens,
@@ -130,10 +136,18 @@ impl NodePort for Script {
     fn chat(&self, request: ChatRequest) -> BoxFuture<'_, Result<Answer, PublicError>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
-            match request.messages.last().map(|message| message.content.as_str()) {
+            match request
+                .messages
+                .last()
+                .map(|message| message.content.as_str())
+            {
                 Some("panics") => panic!("{SECRET}"),
                 Some("corrupt") => return Err(corrupt()),
-                Some("full") => return Err(PublicError::new(ErrorCode::Overloaded, "m", "h").retry_after_ms(1500)),
+                Some("full") => {
+                    return Err(
+                        PublicError::new(ErrorCode::Overloaded, "m", "h").retry_after_ms(1500)
+                    );
+                }
                 _ => {}
             }
             let (out, events) = mpsc::channel(4);
@@ -173,8 +187,6 @@ impl NodePort for Script {
             }
         })
     }
-
-    fn observe(&self) {}
 
     fn tree(&self) -> TreeNode {
         TreeNode {
@@ -220,7 +232,11 @@ impl NodePort for Script {
         })
     }
 
-    fn block(&self, _: ChainId, _: BlockHash) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>> {
+    fn block(
+        &self,
+        _: ChainId,
+        _: BlockHash,
+    ) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>> {
         Box::pin(async { Ok(None) })
     }
 
@@ -232,7 +248,10 @@ impl NodePort for Script {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn expert_stats(&self, _: TensorName) -> BoxFuture<'_, Result<Option<ExpertStats>, PublicError>> {
+    fn expert_stats(
+        &self,
+        _: TensorName,
+    ) -> BoxFuture<'_, Result<Option<ExpertStats>, PublicError>> {
         Box::pin(async { Ok(None) })
     }
 }

@@ -37,16 +37,25 @@ impl Socket {
     }
 
     async fn say_text(&mut self, text: &str) {
-        self.out.send(Message::Text(text.to_owned().into())).await.unwrap();
+        self.out
+            .send(Message::Text(text.to_owned().into()))
+            .await
+            .unwrap();
     }
 
     async fn hear(&mut self) -> Heard {
         loop {
-            let frame = tokio::time::timeout(PATIENCE, self.frames.next()).await.expect("a message in time");
+            let frame = tokio::time::timeout(PATIENCE, self.frames.next())
+                .await
+                .expect("a message in time");
             match frame {
-                Some(Ok(Frame::Text(text))) => return Heard::Json(serde_json::from_slice(&text).unwrap()),
+                Some(Ok(Frame::Text(text))) => {
+                    return Heard::Json(serde_json::from_slice(&text).unwrap());
+                }
                 Some(Ok(Frame::Ping(data))) => self.out.send(Message::Pong(data)).await.unwrap(),
-                Some(Ok(Frame::Close(reason))) => return Heard::Closed(reason.map(|reason| reason.code)),
+                Some(Ok(Frame::Close(reason))) => {
+                    return Heard::Closed(reason.map(|reason| reason.code));
+                }
                 None | Some(Err(_)) => return Heard::Closed(None),
                 Some(Ok(_)) => {}
             }
@@ -85,13 +94,28 @@ async fn streams_share_a_connection() {
     let mut seen: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     while seen.values().map(Vec::len).sum::<usize>() < 12 {
         let message = socket.json().await;
-        seen.entry(message["id"].as_str().unwrap().to_owned()).or_default().push(message);
+        seen.entry(message["id"].as_str().unwrap().to_owned())
+            .or_default()
+            .push(message);
     }
     for (id, messages) in seen {
-        let kinds: Vec<_> = messages.iter().map(|message| message["type"].as_str().unwrap()).collect();
-        assert_eq!(kinds, ["stream_start", "token", "token", "stream_end"], "{id}");
-        assert_eq!((&messages[1]["token"], &messages[2]["token"]), (&json!("Hel"), &json!("lo")));
-        assert_eq!((&messages[3]["total_cost"], &messages[3]["charged"]), (&json!("110"), &json!(false)));
+        let kinds: Vec<_> = messages
+            .iter()
+            .map(|message| message["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            kinds,
+            ["stream_start", "token", "token", "stream_end"],
+            "{id}"
+        );
+        assert_eq!(
+            (&messages[1]["token"], &messages[2]["token"]),
+            (&json!("Hel"), &json!("lo"))
+        );
+        assert_eq!(
+            (&messages[3]["total_cost"], &messages[3]["charged"]),
+            (&json!("110"), &json!(false))
+        );
     }
 }
 
@@ -134,19 +158,51 @@ async fn hostile_messages_get_an_error_and_the_connection_lives() {
         ("", Value::Null, "invalid_request"),
         ("[]", Value::Null, "invalid_request"),
         ("{}", Value::Null, "invalid_request"),
-        (r#"{"type": "ping", "id": 7}"#, Value::Null, "invalid_request"),
+        (
+            r#"{"type": "ping", "id": 7}"#,
+            Value::Null,
+            "invalid_request",
+        ),
         (long_id.as_str(), Value::Null, "invalid_request"),
-        (r#"{"type": "dance", "id": "x"}"#, json!("x"), "invalid_request"),
-        (r#"{"type": "start", "id": "x"}"#, json!("x"), "invalid_request"),
-        (r#"{"type": "start", "id": "x", "prompt": "y", "bogus": 1}"#, json!("x"), "invalid_request"),
-        (r#"{"type": "start", "id": "x", "prompt": "corrupt"}"#, json!("x"), "expert_corrupt"),
-        (r#"{"type": "start", "id": "x", "prompt": "panics"}"#, json!("x"), "internal"),
-        (r#"{"type": "cancel", "id": "never"}"#, json!("never"), "not_found"),
+        (
+            r#"{"type": "dance", "id": "x"}"#,
+            json!("x"),
+            "invalid_request",
+        ),
+        (
+            r#"{"type": "start", "id": "x"}"#,
+            json!("x"),
+            "invalid_request",
+        ),
+        (
+            r#"{"type": "start", "id": "x", "prompt": "y", "bogus": 1}"#,
+            json!("x"),
+            "invalid_request",
+        ),
+        (
+            r#"{"type": "start", "id": "x", "prompt": "corrupt"}"#,
+            json!("x"),
+            "expert_corrupt",
+        ),
+        (
+            r#"{"type": "start", "id": "x", "prompt": "panics"}"#,
+            json!("x"),
+            "internal",
+        ),
+        (
+            r#"{"type": "cancel", "id": "never"}"#,
+            json!("never"),
+            "not_found",
+        ),
     ];
     for (text, id, code) in table {
         socket.say_text(text).await;
         let error = socket.json().await;
-        assert_eq!((&error["type"], &error["id"], &error["error"]["code"]), (&json!("error"), &id, &json!(code)), "{text}");
+        assert_eq!(
+            (&error["type"], &error["id"], &error["error"]["code"]),
+            (&json!("error"), &id, &json!(code)),
+            "{text}"
+        );
         socket.say(json!({"type": "ping", "id": "p"})).await;
         assert_eq!(socket.json().await, json!({"type": "pong", "id": "p"}));
     }
@@ -159,7 +215,10 @@ async fn an_id_is_used_by_one_stream_at_a_time_and_streams_are_bounded() {
     socket.say(start("a", "silence")).await;
     socket.wait_for("a", "stream_start").await;
     socket.say(start("a", "hello")).await;
-    assert_eq!(socket.wait_for("a", "error").await["error"]["code"], "invalid_request");
+    assert_eq!(
+        socket.wait_for("a", "error").await["error"]["code"],
+        "invalid_request"
+    );
     socket.say(start("b", "silence")).await;
     socket.wait_for("b", "stream_start").await;
     socket.say(start("c", "hello")).await;
@@ -174,16 +233,27 @@ async fn a_message_above_the_bound_ends_the_connection_with_its_reason() {
     let mut socket = Socket::to(&house).await;
     socket.say(start("a", &"x".repeat(5000))).await;
     let error = socket.json().await;
-    assert_eq!((&error["id"], &error["error"]["code"]), (&Value::Null, &json!("payload_too_large")));
-    assert!(matches!(socket.hear().await, Heard::Closed(Some(CloseCode::Size))));
+    assert_eq!(
+        (&error["id"], &error["error"]["code"]),
+        (&Value::Null, &json!("payload_too_large"))
+    );
+    assert!(matches!(
+        socket.hear().await,
+        Heard::Closed(Some(CloseCode::Size))
+    ));
 }
 
 #[actix_rt::test]
 async fn a_connection_that_says_nothing_and_answers_no_ping_is_closed() {
-    let house = House::with(&[("BLYAN__EDGE__HEARTBEAT_MS", "10"), ("BLYAN__EDGE__WS_SILENCE_MS", "60")]);
+    let house = House::with(&[
+        ("BLYAN__EDGE__HEARTBEAT_MS", "10"),
+        ("BLYAN__EDGE__WS_SILENCE_MS", "60"),
+    ]);
     let mut socket = Socket::to(&house).await;
     loop {
-        let frame = tokio::time::timeout(PATIENCE, socket.frames.next()).await.expect("an end");
+        let frame = tokio::time::timeout(PATIENCE, socket.frames.next())
+            .await
+            .expect("an end");
         match frame {
             Some(Ok(Frame::Ping(_))) => {}
             Some(Ok(Frame::Close(_))) | None => break,
@@ -230,10 +300,22 @@ async fn every_stream_and_the_connection_hear_of_a_shutdown() {
 async fn only_the_nodes_own_page_or_no_page_connects() {
     let house = House::new();
     let own = house.url("").trim_end_matches('/').to_owned();
-    for (origin, allowed) in [(own.as_str(), true), ("http://evil.example", false), ("null", false)] {
-        let connected = client().ws(house.url("/ws/chat")).set_header("origin", origin).connect().await;
+    for (origin, allowed) in [
+        (own.as_str(), true),
+        ("http://evil.example", false),
+        ("null", false),
+    ] {
+        let connected = client()
+            .ws(house.url("/ws/chat"))
+            .set_header("origin", origin)
+            .connect()
+            .await;
         assert_eq!(connected.is_ok(), allowed, "{origin}");
     }
-    let foreign = client().ws(house.url("/ws/chat")).set_header("host", "evil.example").connect().await;
+    let foreign = client()
+        .ws(house.url("/ws/chat"))
+        .set_header("host", "evil.example")
+        .connect()
+        .await;
     assert!(foreign.is_err());
 }

@@ -9,7 +9,9 @@ use blyan_model::dense::{DenseWeights, Runtime};
 use blyan_model::eval::{Estimate, Losses, token_losses};
 use blyan_model::fit::tokenise;
 use blyan_model::recipe::Grouping;
-use blyan_model::{FitOptions, Recipe, SourceFile, SourceModel, Text, dense_engine, fit, split_engine};
+use blyan_model::{
+    FitOptions, Recipe, SourceFile, SourceModel, Text, dense_engine, fit, split_engine,
+};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -40,7 +42,12 @@ pub struct PerplexityArgs {
     #[arg(long, value_name = "DIR", default_value = TEXTS)]
     texts: PathBuf,
     /// What the model on the chain is compared with
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "gguf,contiguous,random")]
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "gguf,contiguous,random"
+    )]
     compare: Vec<Other>,
     #[command(flatten)]
     bench: BenchArgs,
@@ -104,7 +111,10 @@ pub fn run(config: &Config, args: &PerplexityArgs) -> Result<()> {
 
 /// Whole windows of each text, so that none holds two texts.
 fn eval_tokens(architecture: &ArchitectureBody, args: &PerplexityArgs) -> Result<Vec<u32>> {
-    let share = args.tokens.div_ceil(EVAL_TEXTS.len()).next_multiple_of(WINDOW);
+    let share = args
+        .tokens
+        .div_ceil(EVAL_TEXTS.len())
+        .next_multiple_of(WINDOW);
     let mut all = Vec::new();
     for text in texts(&args.texts, &EVAL_TEXTS)? {
         let tokens = tokenise(architecture, &text)?;
@@ -156,12 +166,17 @@ impl Others {
             ort_library: config.runtime.onnxruntime(),
             threads: args.bench.compute.threads.map_or(cores, usize::from),
         };
-        Ok(Self { file, recipe, runtime })
+        Ok(Self {
+            file,
+            recipe,
+            runtime,
+        })
     }
 
     fn score(&self, tokens: &[u32], args: &PerplexityArgs, scores: &mut Scores) -> Result<()> {
         let source = SourceModel::parse(self.file.bytes())?;
-        let architecture = blyan_model::import::describe(&source, &self.recipe.model, self.recipe.experts)?;
+        let architecture =
+            blyan_model::import::describe(&source, &self.recipe.model, self.recipe.experts)?;
         let weights = Arc::new(DenseWeights::load(&source, &architecture)?);
         let most = u32::from(self.recipe.experts.per_layer);
         if args.compare.contains(&Other::Gguf) {
@@ -197,7 +212,9 @@ impl Others {
         };
         let bar = Bar::of_things("fitting");
         let texts = texts(&args.texts, &FIT_TEXTS)?;
-        Ok(fit(&self.file, &texts, &options, &|_, done, all| bar.set(done as u64, all as u64))?)
+        Ok(fit(&self.file, &texts, &options, &|_, done, all| {
+            bar.set(done as u64, all as u64)
+        })?)
     }
 }
 
@@ -205,15 +222,24 @@ fn compared(scores: &Scores) -> Comparison {
     let mut ratio = BTreeMap::new();
     for (name, losses) in scores.iter().filter(|(name, _)| name.starts_with("chain/")) {
         let count = name.trim_start_matches("chain");
-        for (other, others) in scores.iter().filter(|(other, _)| other.ends_with(count) && *other != name) {
-            ratio.insert(format!("{name} over {other}"), losses.ratio_to(others, SEED).into());
+        for (other, others) in scores
+            .iter()
+            .filter(|(other, _)| other.ends_with(count) && *other != name)
+        {
+            ratio.insert(
+                format!("{name} over {other}"),
+                losses.ratio_to(others, SEED).into(),
+            );
         }
     }
     let any = scores.values().next();
     Comparison {
         tokens: any.map_or(0, Losses::tokens),
         windows: any.map_or(0, Losses::windows),
-        perplexity: scores.iter().map(|(name, losses)| (name.clone(), losses.perplexity(SEED).into())).collect(),
+        perplexity: scores
+            .iter()
+            .map(|(name, losses)| (name.clone(), losses.perplexity(SEED).into()))
+            .collect(),
         ratio,
     }
 }

@@ -100,7 +100,13 @@ pub fn prefill(config: &Config, args: &PrefillArgs) -> Result<()> {
 }
 
 impl Speed {
-    fn of(mut rates: Vec<f64>, tokens: u32, top_k: u32, local: &LocalModel, config: &Config) -> Self {
+    fn of(
+        mut rates: Vec<f64>,
+        tokens: u32,
+        top_k: u32,
+        local: &LocalModel,
+        config: &Config,
+    ) -> Self {
         rates.sort_by(f64::total_cmp);
         Self {
             tokens_per_second: rates[rates.len() / 2],

@@ -23,13 +23,21 @@ struct Load {
 pub fn load(config: &Config, args: &BenchArgs) -> Result<()> {
     let config = args.compute.apply(config)?;
     let measured = with_model_async(&config, async |local| {
-        let experts: Vec<_> = local.model.entries.iter().filter(|(name, _)| name.expert().is_some()).collect();
+        let experts: Vec<_> = local
+            .model
+            .entries
+            .iter()
+            .filter(|(name, _)| name.expert().is_some())
+            .collect();
         for (_, entry) in &experts {
             local.cache.evict(entry.payload, LOAD_LIMIT).await?;
         }
         let began = Instant::now();
         for (name, entry) in &experts {
-            local.cache.load(**name, entry.payload, WeightForm::Fp32, LOAD_LIMIT).await?;
+            local
+                .cache
+                .load(**name, entry.payload, WeightForm::Fp32, LOAD_LIMIT)
+                .await?;
         }
         let seconds = began.elapsed().as_secs_f64();
         Ok(Load {
@@ -54,11 +62,17 @@ struct Verify {
 pub fn verify(config: &Config, args: &BenchArgs) -> Result<()> {
     let config = args.compute.apply(config)?;
     let store = RocksStore::open_read_only(data_dir(&config))?;
-    let threads = args.compute.threads.map_or(config.chain.verify_threads, usize::from);
-    let report = blyan_chain::verify(&store, VerifyOptions {
-        threads,
-        ..VerifyOptions::default()
-    })?;
+    let threads = args
+        .compute
+        .threads
+        .map_or(config.chain.verify_threads, usize::from);
+    let report = blyan_chain::verify(
+        &store,
+        VerifyOptions {
+            threads,
+            ..VerifyOptions::default()
+        },
+    )?;
     let seconds = report.elapsed.as_secs_f64();
     args.print(&Verify {
         bytes_per_second: (report.payload_bytes + report.json_bytes) as f64 / seconds,

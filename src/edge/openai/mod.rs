@@ -29,7 +29,8 @@ pub async fn completions(
 ) -> Result<HttpResponse, ApiError> {
     let body = body.into_inner();
     let model = state.node.model().map_err(failed)?;
-    check_model(body.model.as_deref(), &model).map_err(|error| ApiError::openai(error, Some("model")))?;
+    check_model(body.model.as_deref(), &model)
+        .map_err(|error| ApiError::openai(error, Some("model")))?;
     let streamed = body.streamed();
     let request = body
         .into_request(&state.chat)
@@ -82,7 +83,10 @@ pub async fn models(state: web::Data<EdgeState>) -> Result<HttpResponse, ApiErro
     (status = 200, body = ModelCard),
     (status = 404, body = OpenAiErrorBody),
 ))]
-pub async fn model(state: web::Data<EdgeState>, name: web::Path<String>) -> Result<HttpResponse, ApiError> {
+pub async fn model(
+    state: web::Data<EdgeState>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
     let model = state.node.model().map_err(failed)?;
     check_model(Some(&name), &model).map_err(|error| ApiError::openai(error, Some("model")))?;
     Ok(HttpResponse::Ok().json(ModelCard::of(&model)))

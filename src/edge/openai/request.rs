@@ -129,24 +129,38 @@ impl CompletionBody {
             top_k_experts: self.top_k_experts,
             ..ChatBody::default()
         };
-        body.into_request(defaults).map_err(|error| Fault::new(None, error))
+        body.into_request(defaults)
+            .map_err(|error| Fault::new(None, error))
     }
 
     fn unsupported(&self) -> Option<&'static str> {
         let nonzero = |value: Option<f32>| value.is_some_and(|value| value != 0.0);
         let some = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
-        let format = self.response_format.as_ref().and_then(|format| format.get("type"));
+        let format = self
+            .response_format
+            .as_ref()
+            .and_then(|format| format.get("type"));
         let refused = [
             ("n", self.n.is_some_and(|n| n != 1)),
             ("frequency_penalty", nonzero(self.frequency_penalty)),
             ("presence_penalty", nonzero(self.presence_penalty)),
-            ("logit_bias", self.logit_bias.as_ref().is_some_and(|bias| !bias.is_empty())),
+            (
+                "logit_bias",
+                self.logit_bias
+                    .as_ref()
+                    .is_some_and(|bias| !bias.is_empty()),
+            ),
             ("logprobs", self.logprobs == Some(true)),
             ("tools", some(&self.tools)),
             ("functions", some(&self.functions)),
-            ("response_format", format.is_some_and(|format| format != "text")),
+            (
+                "response_format",
+                format.is_some_and(|format| format != "text"),
+            ),
         ];
-        refused.into_iter().find_map(|(param, refused)| refused.then_some(param))
+        refused
+            .into_iter()
+            .find_map(|(param, refused)| refused.then_some(param))
     }
 }
 
@@ -203,11 +217,17 @@ mod tests {
             (r#""frequency_penalty": 0.5"#, "frequency_penalty"),
             (r#""logprobs": true"#, "logprobs"),
             (r#""tools": [{}]"#, "tools"),
-            (r#""response_format": {"type": "json_object"}"#, "response_format"),
+            (
+                r#""response_format": {"type": "json_object"}"#,
+                "response_format",
+            ),
         ] {
             let json = format!(r#"{{"messages": [{{"role": "user", "content": "x"}}], {field}}}"#);
             assert_eq!(parse(&json).unwrap_err().param, Some(param));
         }
-        assert_eq!(parse(r#"{"messages": []}"#).unwrap_err().param, Some("messages"));
+        assert_eq!(
+            parse(r#"{"messages": []}"#).unwrap_err().param,
+            Some("messages")
+        );
     }
 }

@@ -82,7 +82,11 @@ impl Connection {
         let Some(outgoing) = self.outgoing.take() else {
             return Close::Gone;
         };
-        let mut writer = std::pin::pin!(write(self.session.clone(), outgoing, self.state.config.slow_reader()));
+        let mut writer = std::pin::pin!(write(
+            self.session.clone(),
+            outgoing,
+            self.state.config.slow_reader()
+        ));
         let mut heartbeat = tokio::time::interval(self.state.config.heartbeat());
         loop {
             let turn = tokio::select! {
@@ -98,7 +102,10 @@ impl Connection {
         }
     }
 
-    async fn hear(&mut self, message: Option<Result<AggregatedMessage, ProtocolError>>) -> Result<(), Close> {
+    async fn hear(
+        &mut self,
+        message: Option<Result<AggregatedMessage, ProtocolError>>,
+    ) -> Result<(), Close> {
         self.heard = Instant::now();
         match message {
             Some(Ok(AggregatedMessage::Text(text))) => {
@@ -108,7 +115,9 @@ impl Connection {
             Some(Ok(AggregatedMessage::Binary(_))) => {
                 Err(Close::Because(CloseCode::Unsupported, "messages are text"))
             }
-            Some(Ok(AggregatedMessage::Ping(data))) => self.session.pong(&data).await.map_err(|_| Close::Gone),
+            Some(Ok(AggregatedMessage::Ping(data))) => {
+                self.session.pong(&data).await.map_err(|_| Close::Gone)
+            }
             Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
             Some(Ok(AggregatedMessage::Close(_))) | None => Err(Close::Gone),
             Some(Err(fault)) => Err(self.refuse_protocol(&fault).await),
@@ -120,7 +129,10 @@ impl Connection {
             // Past the frames that wait: nothing more of them is written once the connection closes.
             let told = self.session.text(frames::error(None, &too_large()));
             let _ = tokio::time::timeout(self.state.config.slow_reader(), told).await;
-            return Close::Because(CloseCode::Size, "the message is larger than this node takes");
+            return Close::Because(
+                CloseCode::Size,
+                "the message is larger than this node takes",
+            );
         }
         Close::Because(CloseCode::Protocol, "this is no WebSocket message")
     }
@@ -130,7 +142,10 @@ impl Connection {
             Ok(ClientMessage::Start { id, body }) => self.start(id, *body),
             Ok(ClientMessage::Cancel { id }) => self.cancel(&id),
             Ok(ClientMessage::Ping { id }) => self.say(frames::pong(&id)),
-            Err(refused) => self.say(frames::error(refused.id.as_deref(), &invalid(refused.message))),
+            Err(refused) => self.say(frames::error(
+                refused.id.as_deref(),
+                &invalid(refused.message),
+            )),
         }
     }
 
@@ -140,7 +155,11 @@ impl Connection {
         }
         let cancel = CancellationToken::new();
         self.streams.insert(id.clone(), cancel.clone());
-        let (state, out, ended) = (Arc::clone(&self.state), self.frames.clone(), self.ended.0.clone());
+        let (state, out, ended) = (
+            Arc::clone(&self.state),
+            self.frames.clone(),
+            self.ended.0.clone(),
+        );
         actix_web::rt::spawn(async move {
             let streamed = AssertUnwindSafe(stream(&state, &id, body, &out, cancel)).catch_unwind();
             let end = match streamed.await {
@@ -159,12 +178,20 @@ impl Connection {
     fn room_for(&self, id: &str) -> Result<(), PublicError> {
         if self.streams.contains_key(id) {
             let hint = "Give each stream an id of its own.";
-            return Err(PublicError::new(ErrorCode::InvalidRequest, "A stream of this id is running.", hint));
+            return Err(PublicError::new(
+                ErrorCode::InvalidRequest,
+                "A stream of this id is running.",
+                hint,
+            ));
         }
         if self.streams.len() >= self.state.config.ws_streams_per_connection_max {
             let hint = "Wait for a stream's end, or open another connection.";
-            return Err(PublicError::new(ErrorCode::Overloaded, "This connection has all the streams it may have.", hint)
-                .retry_after_ms(1000));
+            return Err(PublicError::new(
+                ErrorCode::Overloaded,
+                "This connection has all the streams it may have.",
+                hint,
+            )
+            .retry_after_ms(1000));
         }
         Ok(())
     }
@@ -174,7 +201,11 @@ impl Connection {
             Some(stream) => stream.cancel(),
             None => {
                 let hint = "It may have ended already.";
-                let error = PublicError::new(ErrorCode::NotFound, "No stream of this id is running.", hint);
+                let error = PublicError::new(
+                    ErrorCode::NotFound,
+                    "No stream of this id is running.",
+                    hint,
+                );
                 self.say(frames::error(Some(id), &error));
             }
         }
@@ -201,7 +232,10 @@ impl Connection {
     }
 
     /// The node stops: every stream says so, then the connection closes.
-    async fn drain(&mut self, mut writer: std::pin::Pin<&mut impl Future<Output = Close>>) -> Close {
+    async fn drain(
+        &mut self,
+        mut writer: std::pin::Pin<&mut impl Future<Output = Close>>,
+    ) -> Close {
         while !self.streams.is_empty() {
             tokio::select! {
                 close = &mut writer => return close,
@@ -235,7 +269,16 @@ async fn stream(
         slow_reader: state.config.slow_reader(),
     };
     match opened.await {
-        Ok(session) => relay(session, StreamFrames { id: id.to_owned() }, out.clone(), cancel, pace).await,
+        Ok(session) => {
+            relay(
+                session,
+                StreamFrames { id: id.to_owned() },
+                out.clone(),
+                cancel,
+                pace,
+            )
+            .await
+        }
         Err(error) => tell(out, frames::error(Some(id), &error)).await,
     }
 }

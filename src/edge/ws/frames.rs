@@ -42,8 +42,14 @@ impl ClientMessage {
         let kind = object.remove("type");
         match kind.as_ref().and_then(Value::as_str) {
             Some("start") => match serde_json::from_value(Value::Object(object)) {
-                Ok(body) => Ok(Self::Start { id, body: Box::new(body) }),
-                Err(fault) => Err(refused(Some(id), format!("start is not as expected: {fault}."))),
+                Ok(body) => Ok(Self::Start {
+                    id,
+                    body: Box::new(body),
+                }),
+                Err(fault) => Err(refused(
+                    Some(id),
+                    format!("start is not as expected: {fault}."),
+                )),
             },
             Some("cancel") => Ok(Self::Cancel { id }),
             Some("ping") => Ok(Self::Ping { id }),
@@ -55,7 +61,10 @@ impl ClientMessage {
 fn usable_id(id: Option<Value>) -> Result<String, Refused> {
     match id {
         Some(Value::String(id)) if (1..=ID_BYTES_MAX).contains(&id.len()) => Ok(id),
-        _ => Err(refused(None, format!("id must be a text of 1 to {ID_BYTES_MAX} bytes."))),
+        _ => Err(refused(
+            None,
+            format!("id must be a text of 1 to {ID_BYTES_MAX} bytes."),
+        )),
     }
 }
 
@@ -89,7 +98,13 @@ fn message(r#type: &'static str, id: Option<&str>, rest: impl Serialize) -> Stri
 /// `error`, with `id: null` where the client's message had no usable id.
 pub fn error(id: Option<&str>, error: &PublicError) -> String {
     crate::edge::metrics::refused(error.code);
-    message("error", id, ErrorRest { error: &ErrorDetail::new(error, None) })
+    message(
+        "error",
+        id,
+        ErrorRest {
+            error: &ErrorDetail::new(error, None),
+        },
+    )
 }
 
 /// `pong`
@@ -123,8 +138,20 @@ mod tests {
 
     #[test]
     fn messages_without_a_usable_id_are_refused_with_none() {
-        let long = format!(r#"{{"type":"ping","id":"{}"}}"#, "i".repeat(ID_BYTES_MAX + 1));
-        for text in ["", "no json", "[]", "{}", "1", r#"{"type":"ping","id":7}"#, r#"{"type":"ping","id":""}"#, &long] {
+        let long = format!(
+            r#"{{"type":"ping","id":"{}"}}"#,
+            "i".repeat(ID_BYTES_MAX + 1)
+        );
+        for text in [
+            "",
+            "no json",
+            "[]",
+            "{}",
+            "1",
+            r#"{"type":"ping","id":7}"#,
+            r#"{"type":"ping","id":""}"#,
+            &long,
+        ] {
             let refused = ClientMessage::parse(text).unwrap_err();
             assert_eq!(refused.id, None, "{text}");
         }
