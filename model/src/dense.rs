@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use blyan_formats::bodies::{ArchitectureBody, ExpertShape};
+use blyan_formats::bodies::ArchitectureBody;
 use blyan_formats::{LayerPart, TensorName};
 use blyan_inference::engine::{
     Engine, EngineError, EngineOptions, FfnCall, FfnCompute, WeightSource, Workers,
@@ -217,25 +217,4 @@ fn activate(weights: &FfnWeights, input: ArrayView2<'_, f32>, mut output: ArrayV
     Zip::from(&mut output)
         .and(&lifted)
         .for_each(|gate, up| *gate = *gate / (1.0 + (-*gate).exp()) * up);
-}
-
-/// The shape of a split that is not made yet: 16 experts a layer, 4 of them always on.
-///
-/// # Errors
-/// [`ModelError::Unsupported`] if the layer's neurons cannot be divided by 16.
-pub fn default_experts(ffn: usize) -> Result<ExpertShape, ModelError> {
-    const PER_LAYER: u16 = 16;
-    const ALWAYS_ON: u16 = 4;
-    let neurons = u32::try_from(ffn / usize::from(PER_LAYER))
-        .ok()
-        .filter(|_| ffn.is_multiple_of(PER_LAYER.into()));
-    let neurons = neurons.ok_or_else(|| {
-        ModelError::Unsupported(format!("{ffn} neurons a layer do not divide by 16"))
-    })?;
-    Ok(ExpertShape {
-        per_layer: PER_LAYER,
-        always_on: ALWAYS_ON,
-        neurons,
-        routing: blyan_formats::bodies::Routing::TopScoresUnitWeight,
-    })
 }
