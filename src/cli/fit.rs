@@ -40,7 +40,7 @@ pub struct FitArgs {
     #[arg(long, value_enum, default_value_t = GroupingArg::CoActivation)]
     grouping: GroupingArg,
     /// Tokens to read
-    #[arg(long, value_name = "N", default_value_t = 49_152)]
+    #[arg(long, value_name = "N", default_value_t = 24_576)]
     tokens: usize,
     /// Seed of everything random
     #[arg(long, value_name = "N", default_value_t = 1)]
