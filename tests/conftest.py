@@ -66,7 +66,8 @@ class Node:
                 self.kill()
                 raise AssertionError("the node did not start:\n" + "".join(self.lines + self.errors)[-6000:])
         self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=120)
+        # A connection for each request: an idle one may be closed by the server under a request on its way.
+        self.http = httpx.Client(base_url=self.url, timeout=120, limits=httpx.Limits(max_keepalive_connections=0))
 
     def _collect(self, stream, kept):
         for line in stream:

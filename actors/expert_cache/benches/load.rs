@@ -1,5 +1,6 @@
 //! What a verified load costs against hashing the same bytes, and what a lease of a resident costs; ratios of one run.
 //! `cargo test -p blyan-expert-cache --bench load`: the one profile is optimised already.
+#![allow(clippy::disallowed_methods, reason = "a bench may wait")]
 
 #[path = "../tests/common/mod.rs"]
 mod common;

@@ -1,5 +1,7 @@
 //! The cache through its handle: one load for many, the bound, leases that pin, damage under live maps.
 
+#![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Damaged files are found before use, named, and forgotten only after they passed every check again.
 
+#![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
+
 mod common;
 
 use std::fs;

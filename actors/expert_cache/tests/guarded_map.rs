@@ -1,5 +1,7 @@
 //! What a map does when its file is damaged from outside.
 
+#![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
+
 mod common;
 
 use std::fs;

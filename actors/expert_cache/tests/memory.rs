@@ -1,5 +1,7 @@
 //! Loading and evicting for ever does not grow the process. A binary of its own: nothing else may allocate.
 
+#![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
+
 mod common;
 
 use blyan_protocol::WeightForm;

@@ -1,5 +1,7 @@
 //! The death of the actor stops loads, not answers.
 
+#![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! The engine on a small random model. Needs the ONNX Runtime library alone.
 
+#![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
+
 mod compute;
 mod faults;
 mod model;
