@@ -158,7 +158,11 @@ mod tests {
 
     #[test]
     fn the_json_name_is_the_stable_name() {
-        for code in [ErrorCode::InvalidTopK, ErrorCode::ExpertCorrupt, ErrorCode::SlowReader] {
+        for code in [
+            ErrorCode::InvalidTopK,
+            ErrorCode::ExpertCorrupt,
+            ErrorCode::SlowReader,
+        ] {
             let json = serde_json::to_string(&code).unwrap();
             assert_eq!(json, format!("\"{}\"", code.as_str()));
         }

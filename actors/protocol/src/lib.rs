@@ -8,8 +8,8 @@ mod model;
 mod receipt;
 
 pub use chat::{
-    ChatEvent, ChatRequest, ChatSummary, ExpertsUsed, FinishReason, Message, Role, Sampling, Timing,
-    TokenEvent, Usage,
+    ChatEvent, ChatRequest, ChatSummary, ExpertsUsed, FinishReason, Message, Role, Sampling,
+    Timing, TokenEvent, Usage,
 };
 pub use error::{ErrorCode, ExpertFault, PublicError};
 pub use experts::{ExpertTable, Lease, LeaseError, LeasedExpert, WeightForm};
