@@ -40,6 +40,8 @@ const READY_TICK: Duration = Duration::from_millis(20);
 /// Shares of the stop's time: the answers' last words, then open connections.
 const LAST_WORDS: (u32, u32) = (3, 9);
 const CONNECTIONS: (u32, u32) = (2, 9);
+/// Between two folds of what histograms have gathered.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// How long a poked actor may take.
 const POKE: Duration = Duration::from_secs(5);
 /// How long the database may take to close.
@@ -119,6 +121,7 @@ impl RunningNode {
         let keys = Keys::load(&config.edge, &config.node.data_dir())?;
         let port = Arc::new(start_storage(&config, &home.store, &probe).await?);
         let bound = listener.local_addr()?;
+        actix_rt::spawn(keep_metrics(metrics.clone()));
         let stopping = Stopping::default();
         let parts = EdgeParts {
             node: Arc::clone(&port) as Arc<dyn NodePort>,
@@ -269,6 +272,14 @@ impl RunningNode {
         if tokio::time::timeout(CLOSE, closed).await.is_err() {
             tracing::debug!("the database is still held; what was written is durable");
         }
+    }
+}
+
+/// Folds what histograms have gathered, so that it does not pile up where nobody scrapes.
+async fn keep_metrics(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(METRICS_UPKEEP).await;
+        metrics.run_upkeep();
     }
 }
 

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError};
 use blyan_protocol::{ErrorCode, PublicError};
@@ -16,6 +16,9 @@ use crate::edge::metrics;
 use crate::edge::security::internal;
 use crate::edge::state::EdgeState;
 use crate::edge::stream::{FRAMES_WAITING_MAX, Pace, RelayEnd, relay};
+
+/// How long the goodbye may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// One client with its streams. Its end cancels them.
 pub struct Connection {
@@ -74,8 +77,8 @@ impl Connection {
         for stream in self.streams.values() {
             stream.cancel();
         }
-        // The peer may be gone already.
-        let _ = session.close(reason).await;
+        // The peer may be gone already, or take nothing.
+        let _ = tokio::time::timeout(CLOSE_LIMIT, session.close(reason)).await;
     }
 
     async fn serve(&mut self, mut messages: AggregatedMessageStream) -> Close {
@@ -116,7 +119,8 @@ impl Connection {
                 Err(Close::Because(CloseCode::Unsupported, "messages are text"))
             }
             Some(Ok(AggregatedMessage::Ping(data))) => {
-                self.session.pong(&data).await.map_err(|_| Close::Gone)
+                let patience = self.state.config.slow_reader();
+                in_time(patience, self.session.pong(&data)).await
             }
             Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
             Some(Ok(AggregatedMessage::Close(_))) | None => Err(Close::Gone),
@@ -128,7 +132,9 @@ impl Connection {
         if matches!(fault, ProtocolError::Overflow | ProtocolError::Io(_)) {
             // Past the frames that wait: nothing more of them is written once the connection closes.
             let told = self.session.text(frames::error(None, &too_large()));
-            let _ = tokio::time::timeout(self.state.config.slow_reader(), told).await;
+            if let Err(close) = in_time(self.state.config.slow_reader(), told).await {
+                return close;
+            }
             return Close::Because(
                 CloseCode::Size,
                 "the message is larger than this node takes",
@@ -228,7 +234,7 @@ impl Connection {
         if self.heard.elapsed() > self.state.config.ws_silence() {
             return Err(Close::Because(CloseCode::Away, "nothing was heard"));
         }
-        self.session.ping(b"").await.map_err(|_| Close::Gone)
+        in_time(self.state.config.slow_reader(), self.session.ping(b"")).await
     }
 
     /// The node stops: every stream says so, then the connection closes.
@@ -294,16 +300,26 @@ async fn tell(out: &mpsc::Sender<String>, frame: String) -> RelayEnd {
 async fn write(
     mut session: actix_ws::Session,
     mut outgoing: mpsc::Receiver<String>,
-    patience: std::time::Duration,
+    patience: Duration,
 ) -> Close {
     while let Some(frame) = outgoing.recv().await {
-        match tokio::time::timeout(patience, session.text(frame)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Close::Gone,
-            Err(_) => return slow(),
+        if let Err(close) = in_time(patience, session.text(frame)).await {
+            return close;
         }
     }
     Close::Gone
+}
+
+/// A message for the socket, which a client that reads takes in time.
+async fn in_time(
+    patience: Duration,
+    sent: impl Future<Output = Result<(), actix_ws::Closed>>,
+) -> Result<(), Close> {
+    match tokio::time::timeout(patience, sent).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Close::Gone),
+        Err(_) => Err(slow()),
+    }
 }
 
 const fn slow() -> Close {
