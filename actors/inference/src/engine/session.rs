@@ -89,8 +89,12 @@ impl GraphSession {
         threads: usize,
         provider: &Provider,
     ) -> Result<Self, EngineError> {
+        // ONNX Runtime registers the operators' domain for the whole process, without a lock of its own.
+        static COMMITTING: Mutex<()> = Mutex::new(());
+        let one_at_a_time = COMMITTING.lock();
         let session = commit(environment, graph, domain, threads, provider)
             .map_err(|why| provider.explain(&why))?;
+        drop(one_at_a_time);
         let (input_names, output_names) = (c_names(&graph.inputs)?, c_names(&graph.outputs)?);
         Ok(Self {
             session: session.inner(),
