@@ -87,6 +87,7 @@ perplexity: build ## perplexity of the chain's model against the GGUF's fp32, wi
 	$(binary) bench perplexity $(ARGS)
 
 oracle: build venv ## reference backend against an independent numpy implementation
+	cargo build $(scope)
 	$(pytest) -s tests/oracle
 
 bench-memory: build venv ## what a second replica costs
