@@ -23,9 +23,9 @@ fn both_forms_hold_the_experts_weights() {
     let (int8, _) = cache.lease(&expert, WeightForm::Int8).unwrap();
     let (quantised, scales) = int8.int8();
     let rebuilt: Vec<f32> = quantised
-        .chunks_exact(COLS)
+        .chunks_exact(32)
         .zip(scales)
-        .flat_map(|(row, scale)| row.iter().map(move |value| scale * f32::from(*value)))
+        .flat_map(|(block, scale)| block.iter().map(move |value| scale * f32::from(*value)))
         .collect();
     assert_eq!(rebuilt, expert.values);
     assert!(int8.fp32().is_empty());

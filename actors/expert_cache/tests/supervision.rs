@@ -71,9 +71,11 @@ fn cache_with(faults: &Arc<Faults>, window: Window) -> Cache {
 fn panic_once(cache: &Cache, faults: &Faults) {
     let generation = cache.handle.child().generation();
     faults.panic_at(1);
-    assert!(block_on(cache.handle.ping(PATIENCE)).is_err());
-    eventually("the next generation", || {
-        cache.handle.child().generation() > generation
+    // Another message may be the one that panics: what counts is that the actor died and runs again.
+    let _ = block_on(cache.handle.ping(PATIENCE));
+    eventually("the next generation runs", || {
+        let child = cache.handle.child();
+        child.generation() > generation && child.state() == ChildState::Running
     });
 }
 

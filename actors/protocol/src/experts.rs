@@ -8,7 +8,7 @@ use blyan_formats::{PayloadHash, TensorName};
 pub enum WeightForm {
     /// fp32, derived from the payload: `[3F, H]`, rows of gate, up and down transposed.
     Fp32,
-    /// The payload's own int8 rows with one fp32 scale per row, same shape.
+    /// The payload's own int8 values, same shape, with one fp32 scale for each 32 along a row.
     Int8,
 }
 
@@ -16,7 +16,7 @@ pub enum WeightForm {
 pub trait LeasedExpert: Send + Sync {
     /// fp32 weights, row major `[3F, H]`; empty in the `Int8` form.
     fn fp32(&self) -> &[f32];
-    /// int8 rows `[3F, H]` and their scales `[3F]`; empty in the `Fp32` form.
+    /// int8 values `[3F, H]` and their scales `[3F, H / 32]`; empty in the `Fp32` form.
     fn int8(&self) -> (&[i8], &[f32]);
     /// False once the file behind the map was damaged from outside (SIGBUS); what was computed from
     /// it must then be thrown away.

@@ -134,7 +134,8 @@ impl Layer<'_> {
     }
 }
 
-/// `[3F, H]`: the neurons' rows of gate, of up, of down transposed, each int8 with one scale.
+/// `[3F, H]`: the neurons' rows of gate, of up, of down transposed, int8 in blocks of 32. A few outputs get far more from
+/// `down` than the others, so one scale for a whole row of it would round the others away.
 fn quantise_expert(
     weights: &FfnWeights,
     neurons: &[u16],
@@ -146,5 +147,5 @@ fn quantise_expert(
             rows.extend(matrix.row(usize::from(*neuron)));
         }
     }
-    TensorBuf::quantise_int8_rows(3 * neurons.len(), hidden, &rows)
+    TensorBuf::quantise_int8_blocks(3 * neurons.len(), hidden, &rows)
 }

@@ -28,16 +28,16 @@ enum Layout {
 }
 
 impl Weights {
-    /// The payload's own int8 rows.
+    /// The payload's own int8 blocks.
     ///
     /// # Errors
-    /// [`CacheError::Form`] for a payload that is no int8 with one scale a row.
+    /// [`CacheError::Form`] for a payload that is no int8 in blocks of 32.
     pub(super) fn int8_payload(verified: VerifiedPayload) -> Result<Self, CacheError> {
         let view = verified.view()?;
-        let TensorData::Int8Rows { .. } = view.tensor().data() else {
+        let TensorData::Int8Blocks { .. } = view.tensor().data() else {
             let spec = view.spec();
             return Err(CacheError::Form(format!(
-                "{:?} {:?} as int8 rows",
+                "{:?} {:?} as int8 blocks",
                 spec.dtype, spec.quantisation
             )));
         };

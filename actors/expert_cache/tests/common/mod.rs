@@ -71,7 +71,7 @@ impl Shelf {
 
     pub fn expert_of_shape(&self, number: u16, rows: usize, cols: usize) -> Expert {
         let values = values(u64::from(number), rows * cols);
-        let tensor = TensorBuf::quantise_int8_rows(rows, cols, &values).unwrap();
+        let tensor = TensorBuf::quantise_int8_blocks(rows, cols, &values).unwrap();
         self.put(TensorName::expert_of(0, number), &tensor)
     }
 

@@ -151,13 +151,22 @@ impl TensorBuf {
         values: &[f32],
     ) -> Result<Self, TensorError> {
         Tensor::new(rows, cols, TensorData::Fp32(values))?;
-        check_finite("value", values)?;
-        let scales: Vec<f32> = values.chunks_exact(cols).map(row_scale).collect();
-        let quantised = values
-            .chunks_exact(cols)
-            .zip(&scales)
-            .flat_map(|(row, scale)| quantise_row(row, *scale));
-        Self::int8_rows(rows, cols, quantised.collect(), scales.clone())
+        let (quantised, scales) = quantise_runs(values, cols)?;
+        Self::int8_rows(rows, cols, quantised, scales)
+    }
+
+    /// As [`Self::quantise_int8_rows`], with one scale for each 32 elements of a row.
+    ///
+    /// # Errors
+    /// See [`Self::quantise_int8_rows`].
+    pub fn quantise_int8_blocks(
+        rows: usize,
+        cols: usize,
+        values: &[f32],
+    ) -> Result<Self, TensorError> {
+        Tensor::new(rows, cols, TensorData::Fp32(values))?;
+        let (quantised, scales) = quantise_runs(values, BLOCK_LEN)?;
+        Self::int8_blocks(rows, cols, quantised, scales)
     }
 
     #[must_use]
@@ -222,16 +231,27 @@ fn pack_block(values: &[u8]) -> impl Iterator<Item = u8> {
     low.iter().zip(high).map(|(low, high)| low | high << 4)
 }
 
-fn row_scale(row: &[f32]) -> f32 {
-    let largest = row
+/// Elements and scales; each run of `run_len` elements has one scale.
+fn quantise_runs(values: &[f32], run_len: usize) -> Result<(Vec<i8>, Vec<f32>), TensorError> {
+    check_finite("value", values)?;
+    let runs = values.chunks(run_len);
+    let scales: Vec<f32> = runs.clone().map(run_scale).collect();
+    let quantised = runs
+        .zip(&scales)
+        .flat_map(|(run, scale)| quantise_run(run, *scale));
+    Ok((quantised.collect(), scales.clone()))
+}
+
+fn run_scale(run: &[f32]) -> f32 {
+    let largest = run
         .iter()
         .fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let scale = largest / INT8_MAX;
     if scale.is_normal() { scale } else { 0.0 }
 }
 
-fn quantise_row(row: &[f32], scale: f32) -> impl Iterator<Item = i8> {
-    row.iter().map(move |value| match scale {
+fn quantise_run(run: &[f32], scale: f32) -> impl Iterator<Item = i8> {
+    run.iter().map(move |value| match scale {
         0.0 => 0,
         _ => (value / scale).round().clamp(-INT8_MAX, INT8_MAX) as i8,
     })
