@@ -9,6 +9,7 @@ pub mod error;
 pub mod graph;
 pub mod handle;
 mod health;
+pub mod kernels;
 pub mod kv;
 pub mod local;
 pub mod metrics;

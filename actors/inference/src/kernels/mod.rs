@@ -1,0 +1,36 @@
+//! Products of quantised weights with int16 activations, and the experts made of them.
+//!
+//! **The law.** What comes out for a token depends on that token's input and on the weights, bit by bit: not on the
+//! tokens beside it, not on the range of rows that was asked for, not on the processor. (Where it is not a number, its
+//! payload may differ.) It holds because every output is one lane of a vector and sees the same operations in the same
+//! order everywhere:
+//!
+//! * a token's activations x become int16 q with one scale: scale = max |x| / 32767, q = x * (32767 / max |x|) rounded to
+//!   nearest, ties to even ([`QuantisedRows`]);
+//! * a row's block of 32 gives the integer sum of q * weight, which is exact in whatever order, and rounded once to fp32;
+//!   from the first block to the last, y = fused(sum, scale of the block, y) and, if blocks have a minimum,
+//!   y = fused(sum of the block's q, minimum, y); at last y * scale of the token ([`Matrix::product`]);
+//! * down is summed over neurons, so there a block is 32 outputs: for each block h' = h * scale of (neuron, block) is
+//!   quantised like x, and each output is the integer sum over neurons of q * weight, times the scale of h'
+//!   ([`Expert::compute`]).
+//!
+//! Shapes: a matrix is `[N, K]` row-major and K a multiple of 32; activations are `[T, K]`, results `[T, N]`.
+
+mod error;
+mod expert;
+mod isa;
+mod lanes;
+mod matrix;
+mod quantise;
+mod silu;
+#[cfg(test)]
+mod tests;
+mod tile;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use error::ShapeError;
+pub use expert::Expert;
+pub use isa::Isa;
+pub use matrix::{Matrix, Weights};
+pub use quantise::QuantisedRows;
