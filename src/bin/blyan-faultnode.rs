@@ -3,7 +3,7 @@
 //! `arm POINT panic|stall MS [COUNT]` arms a fault for the next COUNT hits (1 if not said) of a point: `chain`,
 //! `expert_cache`, `inference-1`, ..., `edge`, `edge_request`, `expert_ffn`; an actor's point is then hit at once.
 //! `disarm POINT` takes it back. Each line is answered on standard output by `armed ...`, `disarmed ...` or
-//! `refused ...`.
+//! `refused ...`; a fault says `struck POINT` when it begins.
 
 use std::collections::HashMap;
 use std::io::BufRead;
@@ -60,10 +60,13 @@ impl ArmedProbe {
 impl Probe for ArmedProbe {
     #[allow(clippy::disallowed_methods, reason = "a stalled thread is the fault")]
     fn hit(&self, point: &str) {
-        match self.take(point) {
-            None => {}
-            Some(Fault::Panic) => panic!("a fault that was armed at {point}"),
-            Some(Fault::Stall(time)) => std::thread::sleep(time),
+        let Some(fault) = self.take(point) else {
+            return;
+        };
+        println!("struck {point}");
+        match fault {
+            Fault::Panic => panic!("a fault that was armed at {point}"),
+            Fault::Stall(time) => std::thread::sleep(time),
         }
     }
 }

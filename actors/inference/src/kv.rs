@@ -90,8 +90,9 @@ impl KvPool {
             .used_bytes
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
         {
-            Ok(before) => {
-                metrics::kv_bytes(before + bytes);
+            Ok(_) => {
+                // Added and taken away rather than set: replicas do this at the same time.
+                metrics::kv_reserved(bytes);
                 Ok(Reservation {
                     bytes,
                     used_bytes: Arc::clone(&self.used_bytes),
@@ -114,8 +115,8 @@ struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let before = self.used_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-        metrics::kv_bytes(before - self.bytes);
+        self.used_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        metrics::kv_given_back(self.bytes);
     }
 }
 

@@ -35,7 +35,10 @@ pub fn describe() {
     );
     describe_counter!(TOKENS, "Tokens generated in requests that have ended");
     describe_counter!(PROMPT_TOKENS, "Prompt tokens of requests that have ended");
-    describe_counter!(REQUESTS, "Requests that have ended, by outcome");
+    describe_counter!(
+        REQUESTS,
+        "Requests that have ended, by outcome and by how far they came: queue, prefill or decode"
+    );
     describe_counter!(REFUSED, "Requests that were not admitted, by error code");
     describe_histogram!(
         QUEUE_SECONDS,
@@ -59,8 +62,12 @@ pub fn describe() {
     );
 }
 
-pub(crate) fn kv_bytes(reserved: u64) {
-    gauge!(KV_BYTES).set(reserved as f64);
+pub(crate) fn kv_reserved(bytes: u64) {
+    gauge!(KV_BYTES).increment(bytes as f64);
+}
+
+pub(crate) fn kv_given_back(bytes: u64) {
+    gauge!(KV_BYTES).decrement(bytes as f64);
 }
 
 pub(crate) fn step_done(replica: ReplicaId, took: Duration) {
@@ -81,7 +88,7 @@ pub(crate) fn request_ended(ended: &Ended, outcome: &Outcome) {
         Outcome::Cancelled => "cancelled",
         Outcome::Failed { code } => code.as_str(),
     };
-    counter!(REQUESTS, "outcome" => outcome).increment(1);
+    counter!(REQUESTS, "outcome" => outcome, "phase" => ended.phase.name()).increment(1);
     counter!(TOKENS).increment(u64::from(ended.usage.completion_tokens));
     counter!(PROMPT_TOKENS).increment(u64::from(ended.usage.prompt_tokens));
     histogram!(QUEUE_SECONDS).record(ended.timing.queue_ms / 1000.0);

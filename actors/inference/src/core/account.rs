@@ -17,11 +17,36 @@ pub enum Ending {
     Failed(PublicError),
 }
 
+/// How far a sequence came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// No step of it began.
+    Queue,
+    /// It has no token of its own yet.
+    Prefill,
+    /// It has.
+    Decode,
+}
+
+impl Phase {
+    /// As in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
 /// The last word about a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ended {
     /// How.
     pub ending: Ending,
+    /// When in its life.
+    pub phase: Phase,
     /// Tokens in and out.
     pub usage: Usage,
     /// Where the time went.
@@ -88,10 +113,19 @@ impl Account {
         rate(generated, since)
     }
 
+    fn phase(&self) -> Phase {
+        match (self.first_step, self.first_token) {
+            (None, _) => Phase::Queue,
+            (Some(_), None) => Phase::Prefill,
+            (Some(_), Some(_)) => Phase::Decode,
+        }
+    }
+
     pub(super) fn close(self, ending: Ending, usage: Usage, top_k: u32, now: Moment) -> Ended {
         let queued = self.first_step.unwrap_or(now).saturating_sub(self.admitted);
         Ended {
             ending,
+            phase: self.phase(),
             usage,
             timing: Timing {
                 queue_ms: millis(queued),

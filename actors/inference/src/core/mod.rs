@@ -17,7 +17,7 @@ use std::time::Duration;
 use blyan_protocol::TokenEvent;
 use blyan_supervisors::Generation;
 
-pub use account::{Ended, Ending};
+pub use account::{Ended, Ending, Phase};
 pub use plan::{Drawn, PlannedRow, RowDone, StepShape};
 pub use scheduler::Scheduler;
 pub use sequence::NewSequence;
