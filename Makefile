@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-flips perplexity oracle load bench-memory
+.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-flips perplexity oracle load bench-memory
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -79,6 +79,9 @@ chaos: build venv ## 1,000 panics under load, windows, stuck runs (about half an
 
 chaos-import: build venv ## 200 kills of imports, then with failing syncs (about half an hour)
 	BLYAN_CHAOS=200 $(pytest) -s tests/e2e/test_import.py
+
+chaos-cancel: build venv ## 1,000 clients that go away while their request waits, reads or answers (about ten minutes)
+	BLYAN_CHAOS=1000 $(pytest) -s tests/e2e/test_cancel.py
 
 chaos-flips: build venv ## 100 flipped bits of a store, each found before use
 	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_damage.py
