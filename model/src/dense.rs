@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blyan_formats::bodies::ArchitectureBody;
-use blyan_formats::{LayerPart, TensorName};
+use blyan_formats::{LayerPart, Tensor, TensorData, TensorName};
 use blyan_inference::engine::{
     Engine, EngineError, EngineOptions, FfnCall, FfnCompute, WeightSource, Workers,
 };
@@ -145,7 +145,7 @@ struct RoutedWeights {
 }
 
 impl WeightSource for RoutedWeights {
-    fn weight(&self, name: &TensorName) -> Option<&[f32]> {
+    fn weight(&self, name: &TensorName) -> Option<Tensor<'_>> {
         let router = match name {
             TensorName::Layer {
                 layer,
@@ -153,7 +153,9 @@ impl WeightSource for RoutedWeights {
             } => self.routers.get(usize::from(*layer)),
             _ => None,
         };
-        router.or_else(|| self.dense.shared.get(name))?.as_slice()
+        let matrix = router.or_else(|| self.dense.shared.get(name))?;
+        let values = TensorData::Fp32(matrix.as_slice()?);
+        Tensor::new(matrix.nrows(), matrix.ncols(), values).ok()
     }
 }
 

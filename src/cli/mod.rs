@@ -125,7 +125,7 @@ impl Command {
 /// How commands compute.
 #[derive(Clone, Debug, Args)]
 struct ComputeArgs {
-    /// reference or cuda [default: inference.backend]
+    /// fast, reference or cuda [default: inference.backend]
     #[arg(long, value_name = "B", value_parser = parse_backend)]
     backend: Option<Backend>,
     /// Threads [default: inference.threads]

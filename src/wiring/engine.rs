@@ -5,11 +5,10 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use blyan_expert_cache::{CacheError, ExpertCacheHandle, SharedWeights};
-use blyan_formats::{PayloadHash, TensorName};
+use blyan_formats::{PayloadHash, Tensor, TensorName};
 use blyan_inference::config::Backend;
-use blyan_inference::engine::{
-    Engine, EngineError, EngineOptions, Provider, ReferenceKernel, WeightSource,
-};
+use blyan_inference::engine::{Engine, EngineError, EngineOptions, Provider, WeightSource};
+use blyan_inference::graph::ModelShape;
 use blyan_protocol::{LeaseError, ModelDescription, WeightForm};
 use blyan_supervisors::Probe;
 
@@ -59,7 +58,7 @@ pub fn engine_options(
         context_max: context,
         kv_bytes_max: config.runtime.kv_bytes_max,
         provider: match inference.backend {
-            Backend::Reference => Provider::Cpu,
+            Backend::Fast | Backend::Reference => Provider::Cpu,
             Backend::Cuda => Provider::Cuda {
                 device: config.runtime.cuda_device,
                 memory_bytes: config.runtime.cuda_memory_bytes_max,
@@ -70,44 +69,55 @@ pub fn engine_options(
     }
 }
 
-/// Maps the weights outside of the experts and makes the engine. Takes seconds the first time, when the fp32
-/// derivations are made.
+/// Maps the weights outside of the experts and makes the engine. Takes seconds the first time where the backend wants
+/// fp32, when the derivations are made.
 ///
 /// # Errors
 /// [`StartError`], each variant.
 pub async fn start_engine(
     options: EngineOptions,
+    backend: Backend,
     model: &ModelDescription,
     cache: &ExpertCacheHandle,
 ) -> Result<Engine, StartError> {
-    let shared = cache.load_shared(&shared_weights(model)).await?;
+    let shared = shared_weights(model);
+    let shared = cache.load_shared(&shared, backend.form()).await?;
     let weights = Arc::new(SharedSource(shared));
     let table = Arc::new(cache.table());
     Ok(Engine::new(
         options,
-        model,
+        ModelShape::from(&model.architecture),
+        &model.entries,
         weights,
         table,
-        Arc::new(ReferenceKernel),
+        backend.kernel(),
     )?)
 }
 
 /// Maps experts as far as the cache's bound goes, so that no request waits for its first load. What fails is known by
 /// the cache from then on, or is tried again by the request that needs it.
-pub async fn warm(cache: &ExpertCacheHandle, model: &ModelDescription, bytes_max: u64) {
+pub async fn warm(
+    cache: &ExpertCacheHandle,
+    model: &ModelDescription,
+    form: WeightForm,
+    bytes_max: u64,
+) {
     let shape = &model.architecture;
-    let expert_bytes =
+    let fp32_bytes =
         3 * u64::from(shape.experts.neurons) * u64::from(shape.hidden) * size_of::<f32>() as u64;
-    let fitting = usize::try_from(bytes_max / expert_bytes.max(1)).unwrap_or(usize::MAX);
-    let experts = model
-        .entries
-        .iter()
-        .filter(|(name, _)| name.expert().is_some());
-    for (name, entry) in experts.take(fitting) {
-        match cache
-            .load(*name, entry.payload, WeightForm::Fp32, PAYLOAD)
-            .await
-        {
+    let mut bytes = 0;
+    for (name, entry) in &model.entries {
+        if name.expert().is_none() {
+            continue;
+        }
+        bytes += match form {
+            WeightForm::Fp32 => fp32_bytes,
+            WeightForm::Stored => entry.payload_len,
+        };
+        if bytes > bytes_max {
+            return;
+        }
+        match cache.load(*name, entry.payload, form, PAYLOAD).await {
             Ok(_) | Err(LeaseError::Corrupt { .. }) => {}
             Err(error) => {
                 return tracing::warn!(%error, "the other experts are loaded when they are needed");
@@ -129,8 +139,8 @@ pub fn shared_weights(model: &ModelDescription) -> Vec<(TensorName, PayloadHash)
 pub struct SharedSource(pub Arc<SharedWeights>);
 
 impl WeightSource for SharedSource {
-    fn weight(&self, name: &TensorName) -> Option<&[f32]> {
-        self.0.get(name).map(|tensor| tensor.values)
+    fn weight(&self, name: &TensorName) -> Option<Tensor<'_>> {
+        self.0.get(name)
     }
 
     fn damage(&self) -> Option<LeaseError> {

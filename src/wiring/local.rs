@@ -58,8 +58,10 @@ impl LocalModel {
             .context("the cache did not come up")?;
         let options = engine_options(config, &model, Arc::new(NoProbe));
         let (threads, context) = (options.threads, options.context_max);
-        let engine = start_engine(options, &model, &cache).await?;
-        warm(&cache, &model, config.expert_cache.bytes_max).await;
+        let backend = config.inference.backend;
+        let engine = start_engine(options, backend, &model, &cache).await?;
+        let bytes_max = config.expert_cache.bytes_max;
+        warm(&cache, &model, backend.form(), bytes_max).await;
         let tokenizer = ChatTokenizer::new(&model.architecture)?;
         Ok(Self {
             engine,

@@ -39,8 +39,10 @@ impl ServeError {
 /// [`ServeError`], each variant.
 pub async fn begin(config: &Config, port: &Port, probe: &Arc<dyn Probe>) -> Result<(), ServeError> {
     let options = engine_options(config, &port.model, Arc::clone(probe));
-    let engine = start_engine(options, &port.model, &port.cache).await?;
-    warm(&port.cache, &port.model, config.expert_cache.bytes_max).await;
+    let backend = config.inference.backend;
+    let engine = start_engine(options, backend, &port.model, &port.cache).await?;
+    let bytes_max = config.expert_cache.bytes_max;
+    warm(&port.cache, &port.model, backend.form(), bytes_max).await;
     let mut inference = config.inference.clone();
     inference.step_timeout_ms =
         u64::try_from(config.step_timeout().as_millis()).unwrap_or(u64::MAX);

@@ -60,7 +60,7 @@ fn main() {
             assert_eq!(cache.evict(&expert), 1);
         })
     };
-    let (int8, fp32) = (load(WeightForm::Int8), load(WeightForm::Fp32));
+    let (int8, fp32) = (load(WeightForm::Stored), load(WeightForm::Fp32));
     cache.lease(&expert, WeightForm::Fp32).unwrap();
     let resident = median(|| drop(black_box(cache.lease(&expert, WeightForm::Fp32))));
     println!(

@@ -85,8 +85,8 @@ impl Handler<LoadExpert> for ExpertCacheActor {
 async fn load(table: &Table, loader: &Loader, job: &LoadJob) -> Result<Resident, CacheError> {
     let key = job.ticket().key;
     let verified = loader.open(key.payload).await?;
-    let hold = room_for(table, verified.mapped_len(key.form()), job).await?;
-    let weights = loader.map(verified, key.form()).await?;
+    let hold = room_for(table, verified.mapped_len(key.form), job).await?;
+    let weights = loader.map(verified, key.form).await?;
     Ok(Resident::new(weights, hold))
 }
 

@@ -13,12 +13,6 @@ pub fn f32s(bytes: &[u8]) -> &[f32] {
     }
 }
 
-/// `bytes` as signed bytes.
-pub fn i8s(bytes: &[u8]) -> &[i8] {
-    // SAFETY: i8 and u8 have the same size and alignment, and every bit pattern is an i8.
-    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
-}
-
 /// The bytes of fp32 values.
 pub fn bytes_of(values: &[f32]) -> &[u8] {
     // SAFETY: an f32 has no padding, u8 no alignment; length and lifetime are those of `values`.
@@ -34,7 +28,6 @@ mod tests {
         let values = [1.5_f32, -0.0, f32::MIN_POSITIVE];
         assert_eq!(f32s(bytes_of(&values)), values);
         assert_eq!(bytes_of(&values)[..4], 1.5_f32.to_le_bytes());
-        assert_eq!(i8s(&[0, 127, 128, 255]), [0, 127, -128, -1]);
     }
 
     #[test]

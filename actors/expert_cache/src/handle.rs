@@ -119,7 +119,7 @@ impl ExpertCacheHandle {
         Ok(self.actor.call(Ping, within).await?)
     }
 
-    /// Verifies and maps weights in fp32 for as long as the result lives, outside of the bound, one after the other on
+    /// Verifies and maps weights in `form` for as long as the result lives, outside of the bound, one after the other on
     /// a thread for blocking work; needs no actor.
     ///
     /// # Errors
@@ -127,10 +127,11 @@ impl ExpertCacheHandle {
     pub async fn load_shared(
         &self,
         weights: &[(TensorName, PayloadHash)],
+        form: WeightForm,
     ) -> Result<Arc<SharedWeights>, CacheError> {
         let mut loaded = BTreeMap::new();
         for (name, payload) in weights {
-            let mapped = self.load_one_shared(*payload).await;
+            let mapped = self.load_one_shared(*payload, form).await;
             let mapped = mapped.inspect_err(|error| self.table.mark_if_corrupt(error))?;
             loaded.insert(*name, (*payload, mapped));
         }
@@ -139,12 +140,16 @@ impl ExpertCacheHandle {
         Ok(shared)
     }
 
-    async fn load_one_shared(&self, payload: PayloadHash) -> Result<Weights, CacheError> {
+    async fn load_one_shared(
+        &self,
+        payload: PayloadHash,
+        form: WeightForm,
+    ) -> Result<Weights, CacheError> {
         let (loader, runtime) = (Arc::clone(&self.loader), Handle::current());
         let load = move || {
             runtime.block_on(async {
                 let verified = loader.open(payload).await?;
-                loader.map(verified, WeightForm::Fp32).await
+                loader.map(verified, form).await
             })
         };
         tokio::task::spawn_blocking(load)

@@ -17,6 +17,6 @@ pub use core::CorruptPayload;
 pub use error::CacheError;
 pub use guarded_map::{GuardedMap, MAPS_MAX};
 pub use handle::ExpertCacheHandle;
-pub use loader::{SharedTensor, SharedWeights};
+pub use loader::SharedWeights;
 pub use metrics::describe_metrics;
 pub use table::{CacheStatus, SharedTable};

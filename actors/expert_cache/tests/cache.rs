@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use blyan_formats::{LayerPart, PayloadHash, TensorBuf, TensorName};
+use blyan_formats::{DType, LayerPart, PayloadHash, TensorBuf, TensorData, TensorName};
 use blyan_protocol::{ExpertTable, LeaseError, WeightForm};
 use common::*;
 
@@ -16,20 +16,15 @@ use common::*;
 fn both_forms_hold_the_experts_weights() {
     let cache = Cache::new(1 << 20);
     let expert = cache.shelf.expert(1);
-    let (fp32, waited) = cache.lease(&expert, WeightForm::Fp32).unwrap();
+    let (derived, waited) = cache.lease(&expert, WeightForm::Fp32).unwrap();
     assert!(waited);
-    assert_eq!(fp32.fp32(), expert.values);
-    assert_eq!(fp32.int8(), (&[][..], &[][..]));
-    let (int8, _) = cache.lease(&expert, WeightForm::Int8).unwrap();
-    let (quantised, scales) = int8.int8();
-    let rebuilt: Vec<f32> = quantised
-        .chunks_exact(32)
-        .zip(scales)
-        .flat_map(|(block, scale)| block.iter().map(move |value| scale * f32::from(*value)))
-        .collect();
+    assert_eq!(fp32(&derived), expert.values);
+    let (stored, _) = cache.lease(&expert, WeightForm::Stored).unwrap();
+    assert_eq!(stored.weights().spec().dtype, DType::Int8);
+    let mut rebuilt = vec![0.0; ROWS * COLS];
+    stored.weights().dequantise_into(&mut rebuilt).unwrap();
     assert_eq!(rebuilt, expert.values);
-    assert!(int8.fp32().is_empty());
-    assert!(fp32.intact() && int8.intact());
+    assert!(derived.intact() && stored.intact());
 }
 
 #[test]
@@ -57,7 +52,7 @@ fn fifty_waiters_share_one_load() {
         assert!(
             leases
                 .iter()
-                .all(|(lease, _)| lease.fp32() == expert.values)
+                .all(|(lease, _)| fp32(&lease) == expert.values)
         );
     });
     let status = cache.handle.status();
@@ -125,9 +120,9 @@ fn a_leased_expert_is_not_evicted_and_a_load_waits_for_room() {
         });
         drop(second);
         let (third, _) = waiter.join().unwrap();
-        assert_eq!(third.fp32(), experts[2].values);
+        assert_eq!(fp32(&third), experts[2].values);
     });
-    assert_eq!(first.fp32(), experts[0].values);
+    assert_eq!(fp32(&first), experts[0].values);
     assert!(cache.is_resident(&experts[0]));
     assert_eq!(cache.handle.status().evictions, 1);
     assert!(cache.handle.status().held_bytes <= 2 * FP32_BYTES);
@@ -144,8 +139,8 @@ fn an_expert_above_the_bound_is_refused_by_size() {
     };
     assert_eq!(cache.lease(&expert, WeightForm::Fp32).err(), Some(expected));
     assert!(
-        cache.lease(&expert, WeightForm::Int8).is_ok(),
-        "its int8 form fits"
+        cache.lease(&expert, WeightForm::Stored).is_ok(),
+        "its stored form fits"
     );
 }
 
@@ -234,11 +229,14 @@ fn a_payload_truncated_under_a_lease_is_corrupt_until_it_is_whole_again() {
     let cache = Cache::new(1 << 20);
     let expert = cache.shelf.expert(1);
     let whole = fs::read(&expert.path).unwrap();
-    let (lease, _) = cache.lease(&expert, WeightForm::Int8).unwrap();
+    let (lease, _) = cache.lease(&expert, WeightForm::Stored).unwrap();
     let table = cache.handle.table();
     let epoch = table.corruption_epoch();
     truncate(&expert.path, 0);
-    assert!(lease.int8().0.iter().all(|value| *value == 0));
+    let TensorData::Int8Blocks { values, .. } = lease.weights().data() else {
+        panic!("experts are int8 blocks");
+    };
+    assert!(values.iter().all(|value| *value == 0));
     assert!(!lease.intact());
     table.report_damage(&expert.name, &expert.payload, "seen by a step");
     assert_eq!(
@@ -247,14 +245,14 @@ fn a_payload_truncated_under_a_lease_is_corrupt_until_it_is_whole_again() {
     );
     assert_ne!(table.corruption_epoch(), epoch);
     assert!(matches!(
-        cache.lease(&expert, WeightForm::Int8),
+        cache.lease(&expert, WeightForm::Stored),
         Err(LeaseError::Corrupt { .. })
     ));
     assert!(cache.readmit(&expert).is_err(), "still truncated");
     fs::write(&expert.path, whole).unwrap();
     cache.readmit(&expert).unwrap();
     assert_eq!(table.corruption(&expert.payload), None);
-    let (again, _) = cache.lease(&expert, WeightForm::Int8).unwrap();
+    let (again, _) = cache.lease(&expert, WeightForm::Stored).unwrap();
     assert!(again.intact() && !lease.intact());
     assert_eq!(cache.handle.status().damaged_maps, 1);
 }
@@ -265,11 +263,11 @@ fn a_derivation_truncated_under_a_lease_is_made_again_by_the_next() {
     let expert = cache.shelf.expert(1);
     let (lease, _) = cache.lease(&expert, WeightForm::Fp32).unwrap();
     truncate(&expert.fp32_path, 0);
-    assert!(lease.fp32().iter().all(|value| *value == 0.0));
+    assert!(fp32(&lease).iter().all(|value| *value == 0.0));
     assert!(!lease.intact());
     let (again, waited) = cache.lease(&expert, WeightForm::Fp32).unwrap();
     assert!(waited);
-    assert_eq!(again.fp32(), expert.values);
+    assert_eq!(fp32(&again), expert.values);
     cache.handle.table().report_damage(
         &expert.name,
         &expert.payload,
@@ -297,16 +295,13 @@ fn shared_weights_are_mapped_outside_of_the_bound() {
         (norm.name, norm.payload),
         (embedding.name, embedding.payload),
     ];
-    let shared = block_on(cache.handle.load_shared(&wanted)).unwrap();
+    let shared = block_on(cache.handle.load_shared(&wanted, WeightForm::Fp32)).unwrap();
     let norm = shared.get(&TensorName::OutputNorm).unwrap();
-    assert_eq!(
-        (norm.rows, norm.cols, norm.values),
-        (1, 64, &norm_values[..])
-    );
+    assert_eq!((norm.rows(), norm.cols()), (1, 64));
+    assert_eq!(norm.as_fp32(), Some(&norm_values[..]));
     let embedded = shared.get(&TensorName::Embedding).unwrap();
-    assert_eq!((embedded.rows, embedded.cols), (4, 64));
-    assert!(embedded.values.iter().all(|value| *value == 1.5));
-    assert_eq!(shared.bytes(), (64 + 256) * 4);
+    assert_eq!((embedded.rows(), embedded.cols()), (4, 64));
+    assert_eq!(embedded.as_fp32(), Some(&[1.5; 256][..]));
     assert_eq!(shared.names().count(), 2);
     assert!(
         shared
@@ -319,6 +314,9 @@ fn shared_weights_are_mapped_outside_of_the_bound() {
         [embedding.fp32_path],
         "fp32 payloads need no derivation"
     );
+    let stored = block_on(cache.handle.load_shared(&wanted, WeightForm::Stored)).unwrap();
+    let embedded = stored.get(&TensorName::Embedding).unwrap();
+    assert_eq!(embedded.spec().dtype, DType::Int8);
 }
 
 #[test]
@@ -327,7 +325,12 @@ fn a_corrupt_shared_weight_is_named() {
     let norm = TensorBuf::fp32(1, 64, values(3, 64)).unwrap();
     let norm = cache.shelf.put(TensorName::OutputNorm, &norm);
     flip_bit(&norm.path, 4096);
-    let error = block_on(cache.handle.load_shared(&[(norm.name, norm.payload)])).unwrap_err();
+    let error = block_on(
+        cache
+            .handle
+            .load_shared(&[(norm.name, norm.payload)], WeightForm::Fp32),
+    )
+    .unwrap_err();
     assert_eq!(error.class(), blyan_formats::ErrorClass::Corrupt);
     assert_eq!(
         cache.handle.status().corrupt[0].name,
@@ -342,9 +345,9 @@ fn a_shared_weight_damaged_in_use_is_corrupt_until_it_is_loaded_anew() {
     let norm = cache.shelf.put(TensorName::OutputNorm, &norm);
     let whole = fs::read(&norm.path).unwrap();
     let wanted = [(norm.name, norm.payload)];
-    let shared = block_on(cache.handle.load_shared(&wanted)).unwrap();
+    let shared = block_on(cache.handle.load_shared(&wanted, WeightForm::Fp32)).unwrap();
     truncate(&norm.path, 0);
-    assert_eq!(shared.get(&norm.name).unwrap().values[0], 0.0);
+    assert_eq!(shared.get(&norm.name).unwrap().as_fp32().unwrap()[0], 0.0);
     assert_eq!(shared.damaged(), wanted);
     let table = cache.handle.table();
     table.report_damage(&norm.name, &norm.payload, "seen by a step");
@@ -358,7 +361,7 @@ fn a_shared_weight_damaged_in_use_is_corrupt_until_it_is_loaded_anew() {
     drop(shared);
     cache.readmit(&norm).unwrap();
     assert!(
-        block_on(cache.handle.load_shared(&wanted))
+        block_on(cache.handle.load_shared(&wanted, WeightForm::Fp32))
             .unwrap()
             .intact()
     );
@@ -376,7 +379,7 @@ fn leases_of_many_threads_under_a_small_bound_are_always_right() {
                 for round in 0..200 {
                     let expert = &experts[(round * (thread + 3) + thread) % experts.len()];
                     let (lease, _) = cache.lease(expert, WeightForm::Fp32).unwrap();
-                    assert_eq!(lease.fp32(), expert.values);
+                    assert_eq!(fp32(&lease), expert.values);
                     assert!(cache.handle.status().held_bytes <= 5 * FP32_BYTES);
                     assert!(Instant::now() < end);
                 }

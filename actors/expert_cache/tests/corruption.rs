@@ -34,7 +34,7 @@ fn one_bit_in_any_section_is_found_before_use_and_healed_by_readmission() {
         for at in [range.start, (range.start + range.end) / 2, range.end - 1] {
             let epoch = table.corruption_epoch();
             flip_bit(&expert.path, at);
-            for form in [WeightForm::Fp32, WeightForm::Int8] {
+            for form in [WeightForm::Fp32, WeightForm::Stored] {
                 let error = cache.lease(&expert, form).err().unwrap();
                 let LeaseError::Corrupt {
                     name,
@@ -64,7 +64,7 @@ fn one_bit_in_any_section_is_found_before_use_and_healed_by_readmission() {
             cache.readmit(&expert).unwrap();
             assert_ne!(table.corruption_epoch(), epoch);
             assert_eq!(
-                cache.lease(&expert, WeightForm::Fp32).unwrap().0.fp32(),
+                fp32(&cache.lease(&expert, WeightForm::Fp32).unwrap().0),
                 expert.values
             );
             assert_eq!(cache.evict(&expert), 1);
@@ -86,7 +86,7 @@ fn a_known_corruption_is_answered_without_reading_again() {
     assert_eq!(cache.shelf.locates(), locates);
     let prefetch = cache
         .handle
-        .load(expert.name, expert.payload, WeightForm::Int8, PATIENCE);
+        .load(expert.name, expert.payload, WeightForm::Stored, PATIENCE);
     assert!(matches!(
         block_on(prefetch),
         Err(LeaseError::Corrupt { .. })
@@ -111,8 +111,8 @@ fn a_payload_of_another_length_or_of_another_expert_is_corrupt() {
     let (short, swapped) = (cache.shelf.expert(1), cache.shelf.expert(2));
     fs::copy(&short.path, &swapped.path).unwrap();
     truncate(&short.path, short.len - 1);
-    assert!(cache.lease(&short, WeightForm::Int8).is_err());
-    assert!(cache.lease(&swapped, WeightForm::Int8).is_err());
+    assert!(cache.lease(&short, WeightForm::Stored).is_err());
+    assert!(cache.lease(&swapped, WeightForm::Stored).is_err());
     let sections: Vec<_> = cache
         .handle
         .status()
@@ -143,12 +143,7 @@ fn a_wrong_derivation_is_rebuilt_and_never_used() {
     let cache = Cache::new(1 << 20);
     let expert = cache.shelf.expert(1);
     let reload = || {
-        let values = cache
-            .lease(&expert, WeightForm::Fp32)
-            .unwrap()
-            .0
-            .fp32()
-            .to_vec();
+        let values = fp32(&cache.lease(&expert, WeightForm::Fp32).unwrap().0).to_vec();
         assert_eq!(cache.evict(&expert), 1);
         values
     };
@@ -227,7 +222,7 @@ fn a_derivation_that_cannot_be_remembered_serves_all_the_same() {
         .forgetful
         .store(true, std::sync::atomic::Ordering::SeqCst);
     assert_eq!(
-        cache.lease(&expert, WeightForm::Fp32).unwrap().0.fp32(),
+        fp32(&cache.lease(&expert, WeightForm::Fp32).unwrap().0),
         expert.values
     );
     assert_eq!(cache.shelf.remembered(&expert), None);

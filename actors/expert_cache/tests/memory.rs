@@ -35,7 +35,7 @@ fn ten_thousand_loads_and_evictions_leave_memory_where_it_was() {
         let form = if round % 4 < 2 {
             WeightForm::Fp32
         } else {
-            WeightForm::Int8
+            WeightForm::Stored
         };
         let (lease, waited) = cache.lease(&experts[round % 2], form).unwrap();
         assert!(waited && lease.intact());

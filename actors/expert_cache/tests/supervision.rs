@@ -87,7 +87,7 @@ fn a_load_that_dies_with_the_actor_is_done_by_the_next_generation() {
     faults.panic_at(1);
     let (lease, waited) = cache.lease(&expert, WeightForm::Fp32).unwrap();
     assert!(waited);
-    assert_eq!(lease.fp32(), expert.values);
+    assert_eq!(fp32(&lease), expert.values);
     assert_eq!(cache.handle.child().generation().0, 2);
 }
 
@@ -105,7 +105,7 @@ fn all_who_wait_for_loads_survive_the_actors_death() {
                     move || {
                         cache
                             .lease(expert, WeightForm::Fp32)
-                            .map(|(lease, _)| lease.fp32() == expert.values)
+                            .map(|(lease, _)| fp32(&lease) == expert.values)
                     }
                 })
             })
@@ -150,7 +150,7 @@ fn residents_are_leased_while_the_actor_is_quarantined_and_misses_are_refused() 
     }
     let (lease, waited) = cache.lease(&resident, WeightForm::Fp32).unwrap();
     assert!(!waited);
-    assert_eq!(lease.fp32(), resident.values);
+    assert_eq!(fp32(&lease), resident.values);
     let error = cache.lease(&missing, WeightForm::Fp32).err().unwrap();
     assert!(matches!(error, LeaseError::Unavailable { .. }), "{error}");
     assert_eq!(cache.handle.status().resident_experts, 1);
@@ -181,7 +181,7 @@ fn a_stuck_load_is_done_by_the_next_generation_and_the_zombie_changes_nothing() 
     let expert = cache.shelf.expert(1);
     faults.block_at(1);
     let (lease, _) = cache.lease(&expert, WeightForm::Fp32).unwrap();
-    assert_eq!(lease.fp32(), expert.values);
+    assert_eq!(fp32(&lease), expert.values);
     assert_eq!(
         (cache.handle.child().generation().0, cache.tree.zombies()),
         (2, 1)
@@ -210,7 +210,7 @@ fn a_hundred_deaths_under_load_leave_every_lease_answered() {
                 for round in thread.. {
                     let expert = &experts[round % experts.len()];
                     match cache.lease(expert, WeightForm::Fp32) {
-                        Ok((lease, _)) => assert_eq!(lease.fp32(), expert.values),
+                        Ok((lease, _)) => assert_eq!(fp32(&lease), expert.values),
                         Err(error) => {
                             assert!(matches!(error, LeaseError::Unavailable { .. }), "{error}")
                         }

@@ -1,20 +1,51 @@
 //! The section `inference` of the node's configuration.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use blyan_protocol::WeightForm;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::{ExpertKernel, FastKernel, ReferenceKernel};
 use crate::error::InferenceError;
 
 /// Which engine computes steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
-    /// fp32 kernels on the CPU: the exact reference.
+    /// Kernels of ours on the CPU, on weights as they are stored. Tokens never depend on what runs beside a sequence.
     #[default]
+    Fast,
+    /// fp32 on the CPU, multiplied by ONNX Runtime: what the others are compared with.
     Reference,
     /// ONNX Runtime's CUDA provider; refused at start where the library has none.
     Cuda,
+}
+
+impl Backend {
+    /// The form in which it reads weights.
+    #[must_use]
+    pub const fn form(self) -> WeightForm {
+        match self {
+            Self::Fast => WeightForm::Stored,
+            Self::Reference | Self::Cuda => WeightForm::Fp32,
+        }
+    }
+
+    /// How it computes experts.
+    #[must_use]
+    pub fn kernel(self) -> Arc<dyn ExpertKernel> {
+        match self {
+            Self::Fast => Arc::new(FastKernel),
+            Self::Reference | Self::Cuda => Arc::new(ReferenceKernel),
+        }
+    }
+
+    /// Whether the tokens of a seeded request depend on nothing but the request and the model.
+    #[must_use]
+    pub const fn is_strict(self) -> bool {
+        matches!(self, Self::Fast)
+    }
 }
 
 /// How requests are scheduled and computed. Every key has a default.
@@ -23,6 +54,9 @@ pub enum Backend {
 pub struct InferenceConfig {
     /// Which engine computes steps.
     pub backend: Backend,
+    /// Refuses a backend that cannot promise that a seeded request gives the same tokens whatever is computed beside
+    /// it, on any number of threads, and after a failover.
+    pub strict: bool,
     /// Inference replicas, each on a thread of its own.
     pub replicas: u32,
     /// Sequences that one replica computes together.
@@ -55,8 +89,9 @@ impl Default for InferenceConfig {
     fn default() -> Self {
         Self {
             backend: Backend::default(),
+            strict: false,
             replicas: 2,
-            slots_per_replica: 4,
+            slots_per_replica: 8,
             queue_len_max: 64,
             context_max_tokens: 2048,
             prefill_chunk_tokens: 128,
@@ -78,6 +113,13 @@ impl InferenceConfig {
     /// # Errors
     /// The first key that is out of its bounds.
     pub fn validate(&self) -> Result<(), InferenceError> {
+        if self.strict && !self.backend.is_strict() {
+            let must = "needs inference.backend = \"fast\"".to_owned();
+            return Err(InferenceError::Config {
+                key: "strict",
+                must,
+            });
+        }
         within("replicas", u64::from(self.replicas), 1, 64)?;
         within("slots_per_replica", self.slots_per_replica as u64, 1, 64)?;
         within("queue_len_max", self.queue_len_max as u64, 1, 65_536)?;
@@ -175,5 +217,12 @@ mod tests {
             none.validate().unwrap_err().to_string(),
             "inference.replicas must be 1 to 64, not 0"
         );
+        let promise = InferenceConfig {
+            strict: true,
+            backend: Backend::Reference,
+            ..InferenceConfig::default()
+        };
+        let refusal = promise.validate().unwrap_err().to_string();
+        assert!(refusal.contains("inference.strict"), "{refusal}");
     }
 }

@@ -120,8 +120,8 @@ impl Drop for Reservation {
     }
 }
 
-/// One sequence's keys and values: per layer a key and a value tensor, fp32 `[1, heads, context, head_dim]`, one after
-/// the other in an anonymous map whose pages cost nothing until they are written. Positions below [`Self::len`] are
+/// One sequence's keys and values: per layer a key and a value tensor, fp32 `[1, heads, context, head_dim]` (in which
+/// the fast backend orders keys in its own way), one after the other in an anonymous map whose pages cost nothing until they are written. Positions below [`Self::len`] are
 /// committed; what lies behind is scratch of the step under way or of one that failed.
 #[derive(Debug)]
 pub struct KvSlot {
@@ -170,10 +170,15 @@ impl KvSlot {
 
     /// The key and the value tensor of each layer in order, each `[1, heads, context, head_dim]`.
     pub fn tensors(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        let len = self.map.len() / size_of::<f32>() / (2 * self.shape.layers);
+        self.numbers().chunks_exact_mut(len)
+    }
+
+    /// All of [`Self::tensors`] as one.
+    pub fn numbers(&mut self) -> &mut [f32] {
         // SAFETY: every pattern of bits is a number; the map begins at a page, so nothing is cut off.
         let (_, numbers, _) = unsafe { self.map.align_to_mut::<f32>() };
-        let len = numbers.len() / (2 * self.shape.layers);
-        numbers.chunks_exact_mut(len)
+        numbers
     }
 }
 

@@ -1,23 +1,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use blyan_formats::{PayloadHash, TensorName};
+use blyan_formats::{PayloadHash, Tensor, TensorName};
 
 /// In which form a backend wants an expert's weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WeightForm {
-    /// fp32, derived from the payload: `[3F, H]`, rows of gate, up and down transposed.
+    /// fp32, derived from the payload where it holds anything else.
     Fp32,
-    /// The payload's own int8 values, same shape, with one fp32 scale for each 32 along a row.
-    Int8,
+    /// The payload's own elements, as quantised as they are stored.
+    Stored,
 }
 
 /// An expert's weights, mapped and verified, pinned for as long as the lease lives.
 pub trait LeasedExpert: Send + Sync {
-    /// fp32 weights, row major `[3F, H]`; empty in the `Int8` form.
-    fn fp32(&self) -> &[f32];
-    /// int8 values `[3F, H]` and their scales `[3F, H / 32]`; empty in the `Fp32` form.
-    fn int8(&self) -> (&[i8], &[f32]);
+    /// `[3F, H]`, rows of gate, up and down transposed, in the form that was asked for.
+    fn weights(&self) -> Tensor<'_>;
     /// False once the file behind the map was damaged from outside (SIGBUS); what was computed from
     /// it must then be thrown away.
     fn intact(&self) -> bool;

@@ -2,7 +2,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use blyan_chain::{RocksStore, VerifyOptions};
-use blyan_protocol::WeightForm;
 use serde::Serialize;
 
 use super::BenchArgs;
@@ -32,11 +31,12 @@ pub fn load(config: &Config, args: &BenchArgs) -> Result<()> {
         for (_, entry) in &experts {
             local.cache.evict(entry.payload, LOAD_LIMIT).await?;
         }
+        let form = config.inference.backend.form();
         let began = Instant::now();
         for (name, entry) in &experts {
             local
                 .cache
-                .load(**name, entry.payload, WeightForm::Fp32, LOAD_LIMIT)
+                .load(**name, entry.payload, form, LOAD_LIMIT)
                 .await?;
         }
         let seconds = began.elapsed().as_secs_f64();

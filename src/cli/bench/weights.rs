@@ -1,10 +1,11 @@
 //! What a token costs in bytes of weights.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result};
 use blyan_chain::ChainReader;
 use blyan_formats::TensorView;
-use blyan_inference::config::Backend;
-use blyan_protocol::ModelDescription;
+use blyan_protocol::{ModelDescription, WeightForm};
 
 use crate::cli::data_dir;
 use crate::config::Config;
@@ -20,7 +21,10 @@ pub fn bytes_per_token(config: &Config, model: &ModelDescription, top_k: u32) ->
     for (name, entry) in &model.entries {
         let path = reader.locate(entry.payload)?.path;
         let payload = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        let bytes = read_bytes(config.inference.backend, &TensorView::parse(&payload)?);
+        let bytes = read_bytes(
+            config.inference.backend.form(),
+            &TensorView::parse(&payload)?,
+        );
         match name.expert() {
             Some(_) => experts += bytes,
             None => others += bytes,
@@ -31,9 +35,11 @@ pub fn bytes_per_token(config: &Config, model: &ModelDescription, top_k: u32) ->
 }
 
 /// Bytes of one weight in the form that the backend computes from.
-fn read_bytes(backend: Backend, weight: &TensorView<'_>) -> u64 {
-    let spec = weight.spec();
-    match backend {
-        Backend::Reference | Backend::Cuda => spec.rows * spec.cols * size_of::<f32>() as u64,
+fn read_bytes(form: WeightForm, weight: &TensorView<'_>) -> u64 {
+    let (spec, sections) = (weight.spec(), weight.sections());
+    let len = |range: &Range<u64>| range.end - range.start;
+    match form {
+        WeightForm::Fp32 => spec.rows * spec.cols * size_of::<f32>() as u64,
+        WeightForm::Stored => len(&sections.scales) + len(&sections.data),
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::CacheError;
 
 pub(crate) use payload::{VerifiedPayload, corrupt_map};
-pub use shared::{SharedTensor, SharedWeights};
+pub use shared::SharedWeights;
 pub(crate) use weights::Weights;
 
 /// Finds, verifies and maps payloads. Holds no state of its own.
@@ -54,8 +54,8 @@ impl Loader {
         form: WeightForm,
     ) -> Result<Weights, CacheError> {
         match form {
-            WeightForm::Int8 => Weights::int8_payload(verified),
-            WeightForm::Fp32 if verified.holds_fp32() => Weights::fp32_payload(verified),
+            WeightForm::Stored => Weights::stored(verified),
+            WeightForm::Fp32 if verified.holds_fp32() => Weights::stored(verified),
             WeightForm::Fp32 => self.derived(&verified).await,
         }
     }

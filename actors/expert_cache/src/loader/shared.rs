@@ -1,25 +1,14 @@
 use std::collections::BTreeMap;
 
-use blyan_formats::{PayloadHash, TensorName};
+use blyan_formats::{PayloadHash, Tensor, TensorName};
 
 use super::Weights;
 
-/// A model's weights outside the experts in fp32, verified and mapped for as long as this lives. They do not count
-/// in the cache's bound.
+/// A model's weights outside the experts, verified and mapped for as long as this lives. They do not count in the
+/// cache's bound.
 #[derive(Debug)]
 pub struct SharedWeights {
     weights: BTreeMap<TensorName, (PayloadHash, Weights)>,
-}
-
-/// One of them.
-#[derive(Clone, Copy, Debug)]
-pub struct SharedTensor<'a> {
-    /// Rows.
-    pub rows: usize,
-    /// Columns.
-    pub cols: usize,
-    /// Row major, `rows x cols`.
-    pub values: &'a [f32],
 }
 
 impl SharedWeights {
@@ -28,27 +17,13 @@ impl SharedWeights {
     }
 
     /// The weight called `name`.
-    pub fn get(&self, name: &TensorName) -> Option<SharedTensor<'_>> {
-        let (_, weights) = self.weights.get(name)?;
-        let (rows, cols) = weights.shape();
-        Some(SharedTensor {
-            rows,
-            cols,
-            values: weights.fp32(),
-        })
+    pub fn get(&self, name: &TensorName) -> Option<Tensor<'_>> {
+        self.weights.get(name).map(|(_, weights)| weights.tensor())
     }
 
     /// Every name, in order.
     pub fn names(&self) -> impl Iterator<Item = &TensorName> {
         self.weights.keys()
-    }
-
-    /// Bytes of all values.
-    pub fn bytes(&self) -> u64 {
-        self.weights
-            .values()
-            .map(|(_, weights)| size_of_val(weights.fp32()) as u64)
-            .sum()
     }
 
     /// False once a file behind any of the maps was damaged from outside: what was computed since must be thrown

@@ -328,7 +328,7 @@ impl Table {
             return;
         }
         self.counters.damaged.add_one();
-        tracing::error!(%name, payload = %key.payload, form = ?key.form(), fault, "a map was damaged while it was in use");
+        tracing::error!(%name, payload = %key.payload, form = ?key.form, fault, "a map was damaged while it was in use");
         if resident.is_payload() {
             self.mark_corrupt(corrupt_map(name, key.payload, fault));
         }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use blyan_formats::PayloadHash;
+use blyan_formats::{PayloadHash, Tensor};
 use blyan_protocol::{LeasedExpert, WeightForm};
 use parking_lot::Mutex;
 
@@ -12,23 +12,12 @@ use crate::loader::Weights;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) payload: PayloadHash,
-    is_int8: bool,
+    pub(crate) form: WeightForm,
 }
 
 impl Key {
-    pub(crate) fn new(payload: PayloadHash, form: WeightForm) -> Self {
-        Self {
-            payload,
-            is_int8: form == WeightForm::Int8,
-        }
-    }
-
-    pub(crate) const fn form(&self) -> WeightForm {
-        if self.is_int8 {
-            WeightForm::Int8
-        } else {
-            WeightForm::Fp32
-        }
+    pub(crate) const fn new(payload: PayloadHash, form: WeightForm) -> Self {
+        Self { payload, form }
     }
 }
 
@@ -91,12 +80,8 @@ impl Resident {
 }
 
 impl LeasedExpert for Resident {
-    fn fp32(&self) -> &[f32] {
-        self.weights.fp32()
-    }
-
-    fn int8(&self) -> (&[i8], &[f32]) {
-        self.weights.int8()
+    fn weights(&self) -> Tensor<'_> {
+        self.weights.tensor()
     }
 
     fn intact(&self) -> bool {

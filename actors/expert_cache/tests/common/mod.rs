@@ -28,6 +28,11 @@ pub const FP32_BYTES: u64 = (ROWS * COLS * 4) as u64;
 /// Longer than anything here takes, shorter than a person waits for a hanging test.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The weights of a lease in the fp32 form.
+pub fn fp32(lease: &Lease) -> &[f32] {
+    lease.weights().as_fp32().unwrap()
+}
+
 /// A data directory: payload files, derivations, and what the chain remembers of them.
 pub struct Shelf {
     folder: TempDir,

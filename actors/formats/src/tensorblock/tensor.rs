@@ -85,6 +85,15 @@ impl<'a> Tensor<'a> {
         self.data
     }
 
+    /// The values, where they are stored as fp32.
+    #[must_use]
+    pub const fn as_fp32(&self) -> Option<&'a [f32]> {
+        match self.data {
+            TensorData::Fp32(values) => Some(values),
+            _ => None,
+        }
+    }
+
     #[must_use]
     pub const fn spec(&self) -> TensorSpec {
         let (dtype, quantisation) = match self.data {

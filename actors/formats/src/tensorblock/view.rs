@@ -17,6 +17,17 @@ pub struct TensorView<'a> {
     tensor: Tensor<'a>,
 }
 
+impl TensorSpec {
+    /// The tensor of a whole file whose header said this when it was parsed; the header is not read again. `None` for
+    /// bytes of another length or off a 4-byte boundary.
+    #[must_use]
+    pub fn tensor_in<'a>(&self, file: &'a [u8]) -> Option<Tensor<'a>> {
+        let sections = self.sections().ok()?;
+        let whole = sections.file_len() == file.len() as u64;
+        whole.then(|| view_tensor(file, self, &sections)).flatten()
+    }
+}
+
 impl<'a> TensorView<'a> {
     /// Checks the header and that every section lies inside of `bytes`, which must start on a 4-byte boundary of memory
     /// (maps and the allocator's buffers do). Reads the header only, allocates nothing.

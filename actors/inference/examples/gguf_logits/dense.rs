@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use blyan_formats::gguf::Gguf;
-use blyan_formats::{BlockHash, LayerPart, PayloadHash, TensorName};
+use blyan_formats::{BlockHash, LayerPart, PayloadHash, Tensor, TensorBuf, TensorName};
 use blyan_inference::engine::WeightSource;
 use blyan_inference::graph::ModelShape;
 use blyan_protocol::{ExpertTable, Lease, LeaseError, LeasedExpert, ModelEntry, WeightForm};
@@ -18,12 +18,12 @@ const ALWAYS_ON: usize = 4;
 /// Everything the graph and the experts read.
 pub struct DenseModel {
     pub shape: ModelShape,
-    weights: BTreeMap<TensorName, Vec<f32>>,
+    weights: BTreeMap<TensorName, TensorBuf>,
     experts: HashMap<PayloadHash, Arc<Rows>>,
     pub entries: BTreeMap<TensorName, ModelEntry>,
 }
 
-struct Rows(Vec<f32>);
+struct Rows(TensorBuf);
 
 impl DenseModel {
     pub fn read(path: &Path) -> Result<Self> {
@@ -37,12 +37,8 @@ impl DenseModel {
             experts,
             entries,
         };
-        model
-            .weights
-            .insert(TensorName::Embedding, tensor(&gguf, "token_embd.weight")?);
-        model
-            .weights
-            .insert(TensorName::OutputNorm, tensor(&gguf, "output_norm.weight")?);
+        model.add(TensorName::Embedding, tensor(&gguf, "token_embd.weight")?)?;
+        model.add(TensorName::OutputNorm, tensor(&gguf, "output_norm.weight")?)?;
         for layer in 0..shape.layers {
             model.read_layer(&gguf, layer)?;
         }
@@ -55,13 +51,11 @@ impl DenseModel {
         let qkv = [read("attn_q")?, read("attn_k")?, read("attn_v")?].concat();
         // Every expert computes every token here, so the router's scores do not matter.
         let router = vec![0.0; (EXPERTS - ALWAYS_ON) * (self.shape.hidden + 1)];
-        self.weights.extend([
-            (name(LayerPart::AttnNorm), read("attn_norm")?),
-            (name(LayerPart::AttnQkv), qkv),
-            (name(LayerPart::AttnOutput), read("attn_output")?),
-            (name(LayerPart::FfnNorm), read("ffn_norm")?),
-            (name(LayerPart::Router), router),
-        ]);
+        self.add(name(LayerPart::AttnNorm), read("attn_norm")?)?;
+        self.add(name(LayerPart::AttnQkv), qkv)?;
+        self.add(name(LayerPart::AttnOutput), read("attn_output")?)?;
+        self.add(name(LayerPart::FfnNorm), read("ffn_norm")?)?;
+        self.add(name(LayerPart::Router), router)?;
         let (gate, up, down) = (
             read("ffn_gate")?,
             read("ffn_up")?,
@@ -74,12 +68,22 @@ impl DenseModel {
                 layer,
                 expert,
                 [part(&gate), part(&up), part(&down)].concat(),
-            );
+            )?;
         }
         Ok(())
     }
 
-    fn add_expert(&mut self, layer: usize, expert: usize, rows: Vec<f32>) {
+    fn add(&mut self, name: TensorName, values: Vec<f32>) -> Result<()> {
+        let mut shapes = self.shape.shared_weights();
+        let (_, [rows, cols]) = shapes
+            .find(|(shared, _)| *shared == name)
+            .context("no such weight")?;
+        self.weights
+            .insert(name, TensorBuf::fp32(rows, cols, values)?);
+        Ok(())
+    }
+
+    fn add_expert(&mut self, layer: usize, expert: usize, rows: Vec<f32>) -> Result<()> {
         let name = TensorName::expert_of(layer as u16, expert as u16);
         let payload = PayloadHash::of_bytes(name.to_string().as_bytes());
         let block = BlockHash::from_bytes(*payload.as_bytes());
@@ -91,23 +95,21 @@ impl DenseModel {
                 payload_len: size_of_val(rows.as_slice()) as u64,
             },
         );
+        let rows = TensorBuf::fp32(3 * self.shape.neurons, self.shape.hidden, rows)?;
         self.experts.insert(payload, Arc::new(Rows(rows)));
+        Ok(())
     }
 }
 
 impl WeightSource for DenseModel {
-    fn weight(&self, name: &TensorName) -> Option<&[f32]> {
-        self.weights.get(name).map(Vec::as_slice)
+    fn weight(&self, name: &TensorName) -> Option<Tensor<'_>> {
+        self.weights.get(name).map(TensorBuf::as_tensor)
     }
 }
 
 impl LeasedExpert for Rows {
-    fn fp32(&self) -> &[f32] {
-        &self.0
-    }
-
-    fn int8(&self) -> (&[i8], &[f32]) {
-        (&[], &[])
+    fn weights(&self) -> Tensor<'_> {
+        self.0.as_tensor()
     }
 
     fn intact(&self) -> bool {

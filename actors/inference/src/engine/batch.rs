@@ -95,11 +95,16 @@ impl StepInputs {
 
     /// In the order of the step graph's inputs.
     pub fn tensors<'a>(&'a self, run_id: &'a [i64; 1]) -> ort::Result<Vec<Tensor<'a>>> {
-        let mut tensors = vec![
+        Ok(vec![
             Tensor::reading(&self.tokens, &[1, self.tokens.len()])?,
             Tensor::reading(&self.positions, &[self.positions.len()])?,
             Tensor::reading(run_id, &[1])?,
-        ];
+        ])
+    }
+
+    /// What follows them where the graph itself tells the rows apart.
+    pub fn row_tensors(&self) -> ort::Result<Vec<Tensor<'_>>> {
+        let mut tensors = Vec::new();
         if self.row_lengths.len() > 1 {
             tensors.push(Tensor::reading(
                 &self.row_lengths,

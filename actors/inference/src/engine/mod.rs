@@ -16,24 +16,29 @@
 //! With all experts active the sum of their shares is the dense layer; `tests/oracle` compares the logits with another
 //! implementation.
 
+mod attention;
 mod batch;
 mod choice;
 mod error;
 mod experts;
 mod ffn;
 mod kernel;
-mod operator;
+mod matrices;
+mod operators;
 mod options;
+mod product;
 mod runs;
 mod session;
 mod swiglu;
 mod value;
 mod weights;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use blyan_protocol::{ExpertTable, ModelDescription};
+use blyan_formats::TensorName;
+use blyan_protocol::{ExpertTable, ModelEntry, WeightForm};
 use ort::environment::Environment;
 use ort::session::RunOptions;
 use parking_lot::Mutex;
@@ -41,7 +46,7 @@ use parking_lot::Mutex;
 pub use error::EngineError;
 pub use experts::ExpertFfn;
 pub use ffn::{FfnCall, FfnCompute, RowSpan, RunState, Workers};
-pub use kernel::{ExpertKernel, ExpertSize, ReferenceKernel};
+pub use kernel::{ExpertKernel, ExpertSize, FastKernel, ReferenceKernel};
 pub use options::{EngineOptions, Provider};
 pub use swiglu::swiglu;
 pub use weights::WeightSource;
@@ -49,13 +54,15 @@ pub use weights::WeightSource;
 use crate::graph::{ModelShape, step_graph};
 use crate::kv::{KvPool, KvSlot};
 use crate::step::{StepEngine, StepError, StepOutput, StepRow, Terminate};
+use attention::{Attention, RowMemory};
 use batch::StepInputs;
 use ffn::Tally;
-use operator::Domain;
+use matrices::Matrices;
+use operators::{Domain, Shared};
 use runs::Runs;
 use session::GraphSession;
 use value::Tensor;
-use weights::BoundWeights;
+use weights::{BoundWeights, rope_tables};
 
 /// Sessions, weights and key/value bound of one model; shared by all replicas.
 pub struct Engine {
@@ -67,27 +74,30 @@ pub struct Engine {
     runs: Runs,
     pool: KvPool,
     shape: ModelShape,
+    form: WeightForm,
     options: EngineOptions,
 }
 
 impl Engine {
-    /// An engine whose experts come from `table`.
+    /// An engine whose experts are those of `entries`, a manifest's, and come from `table`. All weights are in the form
+    /// that `kernel` reads.
     ///
     /// # Errors
     /// See [`Self::with_ffn`].
     pub fn new(
         options: EngineOptions,
-        model: &ModelDescription,
+        shape: ModelShape,
+        entries: &BTreeMap<TensorName, ModelEntry>,
         weights: Arc<dyn WeightSource>,
         table: Arc<dyn ExpertTable>,
         kernel: Arc<dyn ExpertKernel>,
     ) -> Result<Self, EngineError> {
-        let shape = ModelShape::from(&model.architecture);
-        let ffn = ExpertFfn::new(shape, &model.entries, table, kernel)?;
-        Self::with_ffn(options, shape, weights, Arc::new(ffn))
+        let form = kernel.form();
+        let ffn = ExpertFfn::new(shape, entries, table, kernel)?;
+        Self::with_weights(options, shape, (weights, form), Arc::new(ffn))
     }
 
-    /// An engine with feed-forward parts of any kind. Loads ONNX Runtime and makes the session for one row; those for
+    /// An engine with feed-forward parts of any kind, and fp32 weights outside of them. Loads ONNX Runtime and makes the session for one row; those for
     /// more are made when first needed.
     ///
     /// # Errors
@@ -98,12 +108,24 @@ impl Engine {
         weights: Arc<dyn WeightSource>,
         ffn: Arc<dyn FfnCompute>,
     ) -> Result<Self, EngineError> {
+        Self::with_weights(options, shape, (weights, WeightForm::Fp32), ffn)
+    }
+
+    fn with_weights(
+        options: EngineOptions,
+        shape: ModelShape,
+        (weights, form): (Arc<dyn WeightSource>, WeightForm),
+        ffn: Arc<dyn FfnCompute>,
+    ) -> Result<Self, EngineError> {
         options.validate(&shape)?;
         let environment = session::environment(&options.ort_library)?;
         let runs = Runs::default();
-        let shared = operator::Shared {
+        let shared = Shared {
             runs: runs.clone(),
             compute: ffn,
+            matrices: Matrices::new(&shape, &weights, form)?,
+            attention: Attention::new(shape, rope_tables(&shape, options.context_max)),
+            shape,
             probe: Arc::clone(&options.probe),
             threads: options.threads,
         };
@@ -111,10 +133,11 @@ impl Engine {
             sessions: (0..options.rows_max).map(|_| Mutex::default()).collect(),
             domain: Domain::new(Arc::new(shared))?,
             environment,
-            weights: BoundWeights::new(&shape, options.context_max, weights)?,
+            weights: BoundWeights::new(&shape, options.context_max, weights, form)?,
             runs,
             pool: KvPool::new(shape.kv(), options.kv_bytes_max),
             shape,
+            form,
             options,
         };
         engine.session(1)?;
@@ -134,11 +157,15 @@ impl Engine {
     }
 
     fn session(&self, rows: usize) -> Result<Arc<GraphSession>, EngineError> {
+        let rows = match self.form {
+            WeightForm::Fp32 => rows,
+            WeightForm::Stored => 1,
+        };
         let mut place = self.sessions[rows - 1].lock();
         if let Some(session) = &*place {
             return Ok(Arc::clone(session));
         }
-        let graph = step_graph(&self.shape, rows, self.options.context_max);
+        let graph = step_graph(&self.shape, rows, self.options.context_max, self.form);
         let Self {
             environment,
             domain,
@@ -182,8 +209,12 @@ impl Engine {
         options: &RunOptions,
     ) -> ort::Result<()> {
         let run_id = [run_id];
-        let step = inputs.tensors(&run_id)?;
-        let memory = self.memory(rows)?;
+        let mut step = inputs.tensors(&run_id)?;
+        let mut memory = Vec::new();
+        if self.form == WeightForm::Fp32 {
+            step.extend(inputs.row_tensors()?);
+            memory = self.memory(rows)?;
+        }
         let logits = Tensor::writing(logits, &[1, inputs.wanted(), self.shape.vocab])?;
         let all_inputs: Vec<_> = step
             .iter()
@@ -250,12 +281,18 @@ impl StepEngine for Engine {
             RunOptions::new().map_err(|why| StepError::Runtime(why.message().to_owned()))?;
         let run_options = Arc::new(run_options);
         let _attached = terminate.attach(&run_options);
-        let guard = self.runs.enter(RunState {
+        let state = RunState {
             rows: batch::spans(rows),
             deadline: Instant::now() + self.options.expert_wait,
             terminate: terminate.clone(),
             tally: Tally::new(rows.len(), self.shape.layers, self.shape.experts),
-        });
+        };
+        let memory = match self.form {
+            WeightForm::Fp32 => Vec::new(),
+            // SAFETY: the guard takes it away when this function ends, which borrows the rows for as long.
+            WeightForm::Stored => unsafe { RowMemory::of(rows) },
+        };
+        let guard = self.runs.enter(state, memory);
         let ran = self.run(rows, guard.id, &run_options);
         let logits = ran.map_err(|why| self.fault(guard.context.take_fault(), why, terminate))?;
         if let Some(damage) = self.weights.damage() {

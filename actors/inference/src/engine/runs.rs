@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::attention::RowMemory;
 use super::ffn::RunState;
 use crate::step::StepError;
 
 /// A run under way and the fault that the operator left.
 pub struct RunContext {
     pub state: RunState,
+    /// Empty where the graph itself reads and writes the rows' memory.
+    pub memory: Mutex<Vec<RowMemory>>,
     fault: Mutex<Option<StepError>>,
 }
 
@@ -38,10 +41,11 @@ struct Inner {
 
 impl Runs {
     /// Makes the run known until the guard is dropped.
-    pub fn enter(&self, state: RunState) -> RunGuard<'_> {
+    pub fn enter(&self, state: RunState, memory: Vec<RowMemory>) -> RunGuard<'_> {
         let id = self.0.next_id.fetch_add(1, Ordering::Relaxed);
         let context = Arc::new(RunContext {
             state,
+            memory: Mutex::new(memory),
             fault: Mutex::new(None),
         });
         self.0.by_id.lock().insert(id, Arc::clone(&context));
@@ -66,5 +70,7 @@ pub struct RunGuard<'a> {
 impl Drop for RunGuard<'_> {
     fn drop(&mut self) {
         self.runs.0.by_id.lock().remove(&self.id);
+        // Nobody may reach the rows' memory through a clone of the context that outlives the run.
+        self.context.memory.lock().clear();
     }
 }

@@ -12,7 +12,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{RunOptions, Session, SharedSessionInner};
 use parking_lot::Mutex;
 
-use super::operator::Domain;
+use super::operators::Domain;
 use super::value::{Tensor, check};
 use super::{EngineError, Provider};
 use crate::graph::StepGraph;

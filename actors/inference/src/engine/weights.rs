@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use blyan_formats::{LayerPart, TensorName};
-use blyan_protocol::LeaseError;
+use blyan_formats::{LayerPart, Tensor as Matrix, TensorName};
+use blyan_protocol::{LeaseError, WeightForm};
 
 use super::EngineError;
 use super::value::Tensor;
@@ -11,8 +11,9 @@ use crate::graph::ModelShape;
 
 /// Gives the weights outside of experts, usually over maps.
 pub trait WeightSource: Send + Sync {
-    /// fp32, row major, in the shape of `ArchitectureBody::tensor_shape`; the same memory at every call.
-    fn weight(&self, name: &TensorName) -> Option<&[f32]>;
+    /// In the shape of `ArchitectureBody::tensor_shape` and the form that the engine was made for; the same memory at
+    /// every call.
+    fn weight(&self, name: &TensorName) -> Option<Matrix<'_>>;
 
     /// A weight whose file was damaged from outside since it was mapped. Asked after each step.
     fn damage(&self) -> Option<LeaseError> {
@@ -26,6 +27,7 @@ pub struct BoundWeights {
     tensors: Vec<Tensor<'static>>,
     _tables: Vec<Vec<f32>>,
     source: Arc<dyn WeightSource>,
+    form: WeightForm,
 }
 
 impl BoundWeights {
@@ -35,14 +37,18 @@ impl BoundWeights {
         shape: &ModelShape,
         context: usize,
         source: Arc<dyn WeightSource>,
+        form: WeightForm,
     ) -> Result<Self, EngineError> {
         let mut bound = Self {
             tensors: Vec::new(),
             _tables: Vec::new(),
             source,
+            form,
         };
-        for table in rope_tables(shape, context) {
-            bound.own(table, &[context, shape.head_dim / 2])?;
+        if form == WeightForm::Fp32 {
+            for table in rope_tables(shape, context) {
+                bound.own(table, &[context, shape.head_dim / 2])?;
+            }
         }
         for (name, dims) in shape.shared_weights() {
             bound.bind(name, dims)?;
@@ -59,26 +65,17 @@ impl BoundWeights {
     }
 
     fn bind(&mut self, name: TensorName, [rows, columns]: [usize; 2]) -> Result<(), EngineError> {
-        let weight = self.source.weight(&name);
-        let weight = weight.ok_or_else(|| EngineError::Weight {
-            name,
-            why: "it is missing".to_owned(),
-        })?;
-        if weight.len() != rows * columns {
-            let why = format!("{} numbers instead of {rows} x {columns}", weight.len());
-            return Err(EngineError::Weight { name, why });
-        }
-        if matches!(
-            name,
-            TensorName::Layer {
-                part: LayerPart::Router,
-                ..
+        if is_router(&name) {
+            let (matrix, bias) = split_bias(self.fp32(name, [rows, columns])?, columns);
+            if self.form == WeightForm::Fp32 {
+                self.own(matrix, &[rows, columns - 1])?;
             }
-        ) {
-            let (matrix, bias) = split_bias(weight, columns);
-            self.own(matrix, &[rows, columns - 1])?;
             return self.own(bias, &[rows]);
         }
+        if rows > 1 && self.form == WeightForm::Stored {
+            return Ok(());
+        }
+        let weight = self.fp32(name, [rows, columns])?;
         // SAFETY: the source is kept as long as the tensors, and gives the same memory as long as it lives.
         let weight: &'static [f32] =
             unsafe { std::slice::from_raw_parts(weight.as_ptr(), weight.len()) };
@@ -91,6 +88,12 @@ impl BoundWeights {
         Ok(())
     }
 
+    fn fp32(&self, name: TensorName, dims: [usize; 2]) -> Result<&[f32], EngineError> {
+        let fp32 = find(self.source.as_ref(), name, dims)
+            .and_then(|matrix| matrix.as_fp32().ok_or("it is not in fp32".to_owned()));
+        fp32.map_err(|why| EngineError::Weight { name, why })
+    }
+
     fn own(&mut self, table: Vec<f32>, dims: &[usize]) -> Result<(), EngineError> {
         // SAFETY: the table is kept as long as the tensors and never changed; moving a `Vec` moves no element.
         let elements: &'static [f32] =
@@ -101,8 +104,35 @@ impl BoundWeights {
     }
 }
 
+/// The weight called `name`, or what is wrong with it.
+pub fn find(
+    source: &dyn WeightSource,
+    name: TensorName,
+    [rows, columns]: [usize; 2],
+) -> Result<Matrix<'_>, String> {
+    let matrix = source.weight(&name).ok_or("it is missing")?;
+    if (matrix.rows(), matrix.cols()) == (rows, columns) {
+        return Ok(matrix);
+    }
+    Err(format!(
+        "{} x {} instead of {rows} x {columns}",
+        matrix.rows(),
+        matrix.cols()
+    ))
+}
+
+pub fn is_router(name: &TensorName) -> bool {
+    matches!(
+        name,
+        TensorName::Layer {
+            part: LayerPart::Router,
+            ..
+        }
+    )
+}
+
 /// The last column of each row on its own.
-fn split_bias(router: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
+pub fn split_bias(router: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
     let rows = router.chunks_exact(columns);
     let bias = rows.clone().map(|row| row[columns - 1]).collect();
     (
@@ -112,7 +142,7 @@ fn split_bias(router: &[f32], columns: usize) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// Cosines and sines of `position * base^(-2i / head_dim)`, each `[context, head_dim / 2]`.
-fn rope_tables(shape: &ModelShape, context: usize) -> [Vec<f32>; 2] {
+pub fn rope_tables(shape: &ModelShape, context: usize) -> [Vec<f32>; 2] {
     let half = shape.head_dim / 2;
     let frequency = |i: usize| f64::from(shape.rope_base).powf(-(i as f64) / half as f64);
     let frequencies: Vec<f64> = (0..half).map(frequency).collect();

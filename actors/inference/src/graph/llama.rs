@@ -1,18 +1,23 @@
 use blyan_formats::{LayerPart, TensorName};
+use blyan_protocol::WeightForm;
 
 use super::builder::{BLYAN, Dim, GraphBuilder, MICROSOFT, float, int};
-use super::onnx::Element;
-use super::{EXPERT_FFN, ModelShape};
+use super::onnx::{Attribute, Element};
+use super::{ATTENTION, EMBED, EXPERT_FFN, MATRIX, ModelShape, PRODUCT};
 
 /// A model file in memory. The inputs stand in this order:
 ///
-/// 1. `tokens` `[1, T]`, `logit_positions` `[R]`, `run_id` `[1]`, and with two rows or more `row_lengths` `[B]` (int64);
-/// 2. per row: `last_index` `[1]` (position of the row's last token) and `total_length` (int32);
+/// 1. `tokens` `[1, T]`, `logit_positions` `[R]`, `run_id` `[1]` (int64);
+/// 2. `row_lengths` `[B]` (int64) with two rows or more; per row `last_index` `[1]` (position of the row's last token) and
+///    `total_length` (int32);
 /// 3. `cos`, `sin` `[context, head_dim / 2]`;
 /// 4. the weights of [`ModelShape::shared_weights`], each router as its matrix and then its bias;
 /// 5. per row and layer: key and value memory `[1, kv_heads, slot, head_dim]`.
 ///
 /// The outputs: `logits` `[1, R, V]`, then per row and layer key and value memory again.
+///
+/// With stored weights there is only 1., norms and biases of 4., and the logits: operators of ours know the rest by the
+/// run, and one graph serves any number of rows.
 pub struct StepGraph {
     /// ONNX protocol buffer.
     pub model: Vec<u8>,
@@ -22,18 +27,25 @@ pub struct StepGraph {
     pub outputs: Vec<String>,
 }
 
-/// Writes the graph of a step over `rows` sequences of at most `context` tokens each.
+/// Writes the graph of a step over `rows` sequences of at most `context` tokens each. With fp32 weights matrices are
+/// multiplied by ONNX Runtime, with stored ones by our operators.
 #[must_use]
-pub fn step_graph(shape: &ModelShape, rows: usize, context: usize) -> StepGraph {
+pub fn step_graph(shape: &ModelShape, rows: usize, context: usize, form: WeightForm) -> StepGraph {
     let mut writer = Writer {
         shape,
         rows,
+        form,
         graph: GraphBuilder::new("step"),
     };
     writer.declare_step();
-    writer.declare_rope(context);
+    if form == WeightForm::Fp32 {
+        writer.declare_rows();
+        writer.declare_rope(context);
+    }
     writer.declare_weights();
-    writer.declare_memory();
+    if form == WeightForm::Fp32 {
+        writer.declare_memory();
+    }
     writer.embed();
     for layer in 0..shape.layers {
         writer.attention(layer);
@@ -51,6 +63,7 @@ pub fn step_graph(shape: &ModelShape, rows: usize, context: usize) -> StepGraph 
 struct Writer<'a> {
     shape: &'a ModelShape,
     rows: usize,
+    form: WeightForm,
     graph: GraphBuilder,
 }
 
@@ -59,8 +72,8 @@ fn of(layer: usize, value: &str) -> String {
     format!("layer{layer}.{value}")
 }
 
-fn weight(layer: usize, part: LayerPart) -> String {
-    TensorName::layer_part(layer as u16, part).to_string()
+fn weight(layer: usize, part: LayerPart) -> TensorName {
+    TensorName::layer_part(layer as u16, part)
 }
 
 fn borrowed(names: &[String]) -> Vec<&str> {
@@ -73,6 +86,15 @@ impl Writer<'_> {
         graph.input("tokens", Element::Int64, &[Dim::Is(1), Dim::Any("T")]);
         graph.input("logit_positions", Element::Int64, &[Dim::Any("R")]);
         graph.input("run_id", Element::Int64, &[Dim::Is(1)]);
+        graph.output(
+            "logits",
+            Element::Float,
+            &[Dim::Is(1), Dim::Any("R"), Dim::Is(self.shape.vocab)],
+        );
+    }
+
+    fn declare_rows(&mut self) {
+        let graph = &mut self.graph;
         if self.rows > 1 {
             graph.input("row_lengths", Element::Int64, &[Dim::Is(self.rows)]);
         }
@@ -80,11 +102,6 @@ impl Writer<'_> {
             graph.input(format!("last_index.{row}"), Element::Int32, &[Dim::Is(1)]);
             graph.input(format!("total_length.{row}"), Element::Int32, &[]);
         }
-        graph.output(
-            "logits",
-            Element::Float,
-            &[Dim::Is(1), Dim::Any("R"), Dim::Is(self.shape.vocab)],
-        );
     }
 
     fn declare_rope(&mut self, context: usize) {
@@ -97,23 +114,22 @@ impl Writer<'_> {
     fn declare_weights(&mut self) {
         for (name, [rows, columns]) in self.shape.shared_weights() {
             let name = name.to_string();
-            match rows {
-                _ if name.ends_with(".router") => {
-                    self.graph.input(
-                        &name,
-                        Element::Float,
-                        &[Dim::Is(rows), Dim::Is(columns - 1)],
-                    );
-                    self.graph
-                        .input(format!("{name}.bias"), Element::Float, &[Dim::Is(rows)]);
-                }
-                1 => drop(self.graph.input(name, Element::Float, &[Dim::Is(columns)])),
-                _ => drop(self.graph.input(
-                    name,
-                    Element::Float,
-                    &[Dim::Is(rows), Dim::Is(columns)],
-                )),
+            if name.ends_with(".router") {
+                self.declare_matrix(&name, rows, columns - 1);
+                let bias = format!("{name}.bias");
+                self.graph.input(bias, Element::Float, &[Dim::Is(rows)]);
+            } else if rows == 1 {
+                self.graph.input(name, Element::Float, &[Dim::Is(columns)]);
+            } else {
+                self.declare_matrix(&name, rows, columns);
             }
+        }
+    }
+
+    fn declare_matrix(&mut self, name: &str, rows: usize, columns: usize) {
+        if self.form == WeightForm::Fp32 {
+            let dims = [Dim::Is(rows), Dim::Is(columns)];
+            self.graph.input(name, Element::Float, &dims);
         }
     }
 
@@ -144,13 +160,27 @@ impl Writer<'_> {
     }
 
     fn embed(&mut self) {
-        let table = TensorName::Embedding.to_string();
-        self.graph.node(
-            ("", "Gather"),
-            &[&table, "tokens"],
-            &["embedded"],
-            &[int("axis", 0)],
-        );
+        let table = TensorName::Embedding;
+        match self.form {
+            WeightForm::Fp32 => self.graph.node(
+                ("", "Gather"),
+                &[&table.to_string(), "tokens"],
+                &["embedded"],
+                &[int("axis", 0)],
+            ),
+            WeightForm::Stored => self.graph.node(
+                (BLYAN, EMBED),
+                &["tokens"],
+                &["embedded"],
+                &[self.matrix(table)],
+            ),
+        }
+    }
+
+    /// Says to an operator of ours which matrix it reads.
+    fn matrix(&self, name: TensorName) -> Attribute {
+        let index = self.shape.matrices().position(|(matrix, _)| matrix == name);
+        int(MATRIX, index.map_or(-1, |index| index as i64))
     }
 
     /// The residual stream that layer `layer` reads: its value, and what the layer before adds to it.
@@ -163,17 +193,25 @@ impl Writer<'_> {
 
     fn attention(&mut self, layer: usize) {
         let (stream, addition) = self.residual(layer);
-        let gain = weight(layer, LayerPart::AttnNorm);
+        let gain = weight(layer, LayerPart::AttnNorm).to_string();
         let normed = of(layer, "attn_in");
         let summed = of(layer, "stream");
         self.norm(&stream, addition.as_deref(), &gain, &normed, &summed);
         let qkv = of(layer, "qkv");
-        self.product(&normed, &weight(layer, LayerPart::AttnQkv), &qkv);
+        self.product(&normed, weight(layer, LayerPart::AttnQkv), &qkv);
         let mixed = of(layer, "mixed");
-        self.attend_rows(layer, &qkv, &mixed);
+        match self.form {
+            WeightForm::Fp32 => self.attend_rows(layer, &qkv, &mixed),
+            WeightForm::Stored => self.graph.node(
+                (BLYAN, ATTENTION),
+                &[&qkv, "run_id"],
+                &[&mixed],
+                &[int("layer", layer as i64)],
+            ),
+        }
         self.product(
             &mixed,
-            &weight(layer, LayerPart::AttnOutput),
+            weight(layer, LayerPart::AttnOutput),
             &of(layer, "attn_out"),
         );
     }
@@ -211,14 +249,20 @@ impl Writer<'_> {
     }
 
     /// `left` `[.., K]` times the transposed `[N, K]` weight.
-    fn product(&mut self, left: &str, weight: &str, out: &str) {
-        let attributes = [int("transA", 0), int("transB", 1), float("alpha", 1.0)];
-        self.graph.node(
-            (MICROSOFT, "FusedMatMul"),
-            &[left, weight],
-            &[out],
-            &attributes,
-        );
+    fn product(&mut self, left: &str, weight: TensorName, out: &str) {
+        match self.form {
+            WeightForm::Fp32 => self.graph.node(
+                (MICROSOFT, "FusedMatMul"),
+                &[left, &weight.to_string()],
+                &[out],
+                &[int("transA", 0), int("transB", 1), float("alpha", 1.0)],
+            ),
+            WeightForm::Stored => {
+                let attributes = [self.matrix(weight)];
+                self.graph
+                    .node((BLYAN, PRODUCT), &[left], &[out], &attributes);
+            }
+        }
     }
 
     fn attend_rows(&mut self, layer: usize, qkv: &str, mixed: &str) {
@@ -289,7 +333,7 @@ impl Writer<'_> {
         self.norm(
             &stream,
             Some(&attn_out),
-            &weight(layer, LayerPart::FfnNorm),
+            &weight(layer, LayerPart::FfnNorm).to_string(),
             &normed,
             &attended,
         );
@@ -306,7 +350,7 @@ impl Writer<'_> {
     fn route(&mut self, layer: usize, normed: &str, scores: &str) {
         let matrix = weight(layer, LayerPart::Router);
         let unbiased = of(layer, "scores_unbiased");
-        self.product(normed, &matrix, &unbiased);
+        self.product(normed, matrix, &unbiased);
         self.graph.node(
             ("", "Add"),
             &[&unbiased, &format!("{matrix}.bias")],
@@ -333,6 +377,6 @@ impl Writer<'_> {
             "head_in",
             "",
         );
-        self.product("head_in", &TensorName::Embedding.to_string(), "logits");
+        self.product("head_in", TensorName::Embedding, "logits");
     }
 }

@@ -69,6 +69,11 @@ impl ModelShape {
         .chain(layers)
     }
 
+    /// Those of [`Self::shared_weights`] that something is multiplied with.
+    pub fn matrices(&self) -> impl Iterator<Item = (TensorName, [usize; 2])> + use<> {
+        self.shared_weights().filter(|(_, [rows, _])| *rows > 1)
+    }
+
     fn layer_weights(&self, layer: usize) -> [(TensorName, [usize; 2]); 5] {
         let named = |part| TensorName::layer_part(layer as u16, part);
         [

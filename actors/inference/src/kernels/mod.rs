@@ -16,6 +16,7 @@
 //!
 //! Shapes: a matrix is `[N, K]` row-major and K a multiple of 32; activations are `[T, K]`, results `[T, N]`.
 
+mod attention;
 mod error;
 mod expert;
 mod isa;
@@ -29,6 +30,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use attention::{HeadMemory, attend, put_key};
 pub use error::ShapeError;
 pub use expert::Expert;
 pub use isa::Isa;

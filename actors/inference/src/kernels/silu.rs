@@ -21,7 +21,7 @@ pub(super) fn silu(x: f32) -> f32 {
 
 /// e^x within 2 units in the last place; x is first moved into [`EXP_MIN`] to [`EXP_MAX`].
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     let x = if x < EXP_MAX { x } else { EXP_MAX };
     let x = if x > EXP_MIN { x } else { EXP_MIN };
     let shifted = x * LOG2_E + ROUNDER;

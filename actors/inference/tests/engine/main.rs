@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
 
 mod compute;
+mod fast;
 mod faults;
 mod model;
 mod scalar;

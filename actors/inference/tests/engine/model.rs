@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use blyan_formats::{BlockHash, PayloadHash, TensorName};
-use blyan_inference::engine::{Engine, EngineOptions, ExpertFfn, ReferenceKernel, WeightSource};
+use blyan_formats::{BlockHash, PayloadHash, Tensor, TensorBuf, TensorName};
+use blyan_inference::engine::{
+    Engine, EngineOptions, ExpertKernel, FastKernel, ReferenceKernel, WeightSource,
+};
 use blyan_inference::graph::ModelShape;
 use blyan_protocol::{ExpertTable, Lease, LeaseError, LeasedExpert, ModelEntry, WeightForm};
 use parking_lot::Mutex;
@@ -42,7 +44,11 @@ pub fn ort_library() -> PathBuf {
 }
 
 /// Random weights, those of experts included.
-pub struct Weights(BTreeMap<TensorName, Vec<f32>>);
+pub struct Weights {
+    fp32: BTreeMap<TensorName, TensorBuf>,
+    stored: BTreeMap<TensorName, TensorBuf>,
+    form: WeightForm,
+}
 
 impl Weights {
     pub fn random(seed: u64) -> Self {
@@ -58,25 +64,73 @@ impl Weights {
             } else {
                 3.0 / (columns as f32).sqrt()
             };
-            (
-                name,
-                (0..rows * columns)
-                    .map(|_| random.random_range(-spread..spread))
-                    .collect(),
-            )
+            let values = (0..rows * columns).map(|_| random.random_range(-spread..spread));
+            let tensor = TensorBuf::fp32(rows, columns, values.collect());
+            (name, tensor.unwrap())
         });
-        Self(weights.collect())
+        let fp32: BTreeMap<_, _> = weights.collect();
+        Self {
+            stored: fp32.clone(),
+            fp32,
+            form: WeightForm::Fp32,
+        }
     }
 
+    /// The same, rounded as a model on the chain is.
+    pub fn quantised(mut self) -> Self {
+        self.form = WeightForm::Stored;
+        for (name, fp32) in &mut self.fp32 {
+            let tensor = fp32.as_tensor();
+            let (rows, cols) = (tensor.rows(), tensor.cols());
+            let mut values = tensor.as_fp32().unwrap().to_vec();
+            let stored = match name.to_string() {
+                _ if rows == 1 => continue,
+                router if router.ends_with("router") => continue,
+                attention if attention.contains("attn") => uint4(rows, cols, &values),
+                _ => TensorBuf::quantise_int8_blocks(rows, cols, &values).unwrap(),
+            };
+            stored.as_tensor().dequantise_into(&mut values).unwrap();
+            *fp32 = TensorBuf::fp32(rows, cols, values).unwrap();
+            self.stored.insert(*name, stored);
+        }
+        self
+    }
+
+    fn kernel(&self) -> Arc<dyn ExpertKernel> {
+        match self.form {
+            WeightForm::Fp32 => Arc::new(ReferenceKernel),
+            WeightForm::Stored => Arc::new(FastKernel),
+        }
+    }
+
+    /// In fp32.
     pub fn get(&self, name: TensorName) -> &[f32] {
-        &self.0[&name]
+        self.fp32[&name].as_tensor().as_fp32().unwrap()
     }
 }
 
 impl WeightSource for Weights {
-    fn weight(&self, name: &TensorName) -> Option<&[f32]> {
-        self.0.get(name).map(Vec::as_slice)
+    fn weight(&self, name: &TensorName) -> Option<Tensor<'_>> {
+        self.stored.get(name).map(TensorBuf::as_tensor)
     }
+}
+
+/// Blocks of 32 between their least and their greatest value.
+fn uint4(rows: usize, cols: usize, values: &[f32]) -> TensorBuf {
+    let (mut packed, mut scales, mut minimums) = (Vec::new(), Vec::new(), Vec::new());
+    for block in values.chunks(32) {
+        let least = block.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let scale = (most - least) / 15.0;
+        packed.extend(
+            block
+                .iter()
+                .map(|value| ((value - least) / scale).round() as u8),
+        );
+        scales.push(scale);
+        minimums.push(least);
+    }
+    TensorBuf::pack_uint4_blocks(rows, cols, &packed, scales, minimums).unwrap()
 }
 
 pub fn expert_name(layer: usize, expert: usize) -> TensorName {
@@ -162,12 +216,8 @@ impl Drop for Leased {
 }
 
 impl LeasedExpert for Leased {
-    fn fp32(&self) -> &[f32] {
-        self.weights.get(self.name)
-    }
-
-    fn int8(&self) -> (&[i8], &[f32]) {
-        (&[], &[])
+    fn weights(&self) -> Tensor<'_> {
+        self.weights.stored[&self.name].as_tensor()
     }
 
     fn intact(&self) -> bool {
@@ -183,7 +233,7 @@ impl ExpertTable for Table {
         form: WeightForm,
         _deadline: Instant,
     ) -> Result<(Lease, bool), LeaseError> {
-        assert_eq!((*payload, form), (payload_of(name), WeightForm::Fp32));
+        assert_eq!((*payload, form), (payload_of(name), self.weights.form));
         self.leased.fetch_add(1, Ordering::SeqCst);
         let fate = self.fates.lock().get(name).copied();
         match fate {
@@ -236,21 +286,30 @@ impl World {
     }
 
     pub fn with_options(seed: u64, change: impl FnOnce(&mut EngineOptions)) -> Self {
-        let weights = Arc::new(Weights::random(seed));
+        Self::over(Weights::random(seed), change)
+    }
+
+    /// On quantised weights and the kernels for them.
+    pub fn fast(seed: u64, change: impl FnOnce(&mut EngineOptions)) -> Self {
+        Self::over(Weights::random(seed).quantised(), change)
+    }
+
+    fn over(weights: Weights, change: impl FnOnce(&mut EngineOptions)) -> Self {
+        let weights = Arc::new(weights);
         let table = Arc::new(Table::new(Arc::clone(&weights)));
         let mut options = EngineOptions::new(ort_library());
         options.context_max = SHAPE.context;
         options.threads = 2;
         change(&mut options);
-        let ffn = ExpertFfn::new(
+        let engine = Engine::new(
+            options,
             SHAPE,
             &entries(),
+            Arc::clone(&weights) as _,
             Arc::clone(&table) as _,
-            Arc::new(ReferenceKernel),
+            weights.kernel(),
         )
         .unwrap();
-        let engine =
-            Engine::with_ffn(options, SHAPE, Arc::clone(&weights) as _, Arc::new(ffn)).unwrap();
         Self {
             weights,
             table,
