@@ -282,7 +282,8 @@ async def there(condition):
 @pytest.mark.parametrize("point, steps_to_come", [("inference-1", 0), ("expert_ffn", 1)])
 def test_no_step_is_begun_after_a_cancel(faultnode, store, point, steps_to_come):
     """While the replica is held, between steps or inside one, all clients go; then it is let go."""
-    limits = {"BLYAN__INFERENCE__STEP_TIMEOUT_MS": "60000", "BLYAN__SUPERVISION__REPLICA_STUCK_MS": "90000"}
+    limits = {"BLYAN__INFERENCE__SLOTS_PER_REPLICA": "4",
+              "BLYAN__INFERENCE__STEP_TIMEOUT_MS": "60000", "BLYAN__SUPERVISION__REPLICA_STUCK_MS": "90000"}
     node = faultnode(store, env={"BLYAN__INFERENCE__PREFILL_CHUNK_TOKENS": str(CHUNK),
                                  "BLYAN__INFERENCE__REPLICAS": "1", **limits})
     books = Books(node)
