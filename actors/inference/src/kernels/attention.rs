@@ -103,8 +103,10 @@ fn attend_together<L: Lanes, const G: usize>(
             scratch[query * tiles + tile] = scores;
         }
     }
-    let shares: [f32; G] =
-        std::array::from_fn(|query| softmax(&mut scratch[query * tiles..][..tiles], visible));
+    let mut shares = [1.0; G];
+    for query in 0..G {
+        shares[query] = softmax(&mut scratch[query * tiles..][..tiles], visible);
+    }
     let weights = Shares {
         tiles: scratch,
         per_query: tiles,
@@ -147,7 +149,11 @@ fn tile_scores<L: Lanes, const G: usize>(
             sums[query] = lanes.multiply_add(lanes.splat(queries[query][at]), key, sums[query]);
         }
     }
-    sums.map(|sum| lanes.store(sum))
+    let mut scores = [LaneFloats::ZERO; G];
+    for query in 0..G {
+        scores[query] = lanes.store(sums[query]);
+    }
+    scores
 }
 
 #[inline(always)]
@@ -163,17 +169,45 @@ fn padded(numbers: &[f32]) -> LaneFloats {
 /// Replaces scores with e^(score - greatest), those beyond `visible` with 0, and returns 1 over their sum.
 #[inline(always)]
 fn softmax(tiles: &mut [LaneFloats], visible: usize) -> f32 {
-    let scores = tiles.iter().flat_map(|tile| tile.0).take(visible);
-    let greatest = scores.fold(f32::NEG_INFINITY, f32::max);
+    let greatest = greatest(tiles, visible);
+    let hidden = tiles.len() * LANES - visible;
     let mut sums = LaneFloats::ZERO;
-    for (tile, start) in tiles.iter_mut().zip((0..).step_by(LANES)) {
-        for (lane, score) in tile.0.iter_mut().enumerate() {
-            let power = exp(*score - greatest);
-            *score = if start + lane < visible { power } else { 0.0 };
-            sums.0[lane] += *score;
+    let last = tiles.len() - 1;
+    for (at, tile) in tiles.iter_mut().enumerate() {
+        for score in &mut tile.0 {
+            *score = exp(*score - greatest);
+        }
+        if at == last {
+            tile.0[LANES - hidden..].fill(0.0);
+        }
+        for lane in 0..LANES {
+            sums.0[lane] += tile.0[lane];
         }
     }
     1.0 / sums.0.iter().sum::<f32>()
+}
+
+#[inline(always)]
+fn greatest(tiles: &[LaneFloats], visible: usize) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = (visible / LANES, visible % LANES);
+    for tile in &tiles[..whole] {
+        for lane in 0..LANES {
+            lanes[lane] = if tile.0[lane] > lanes[lane] {
+                tile.0[lane]
+            } else {
+                lanes[lane]
+            };
+        }
+    }
+    let mut greatest = f32::NEG_INFINITY;
+    for number in lanes {
+        greatest = greatest.max(number);
+    }
+    for lane in 0..rest {
+        greatest = greatest.max(tiles[whole].0[lane]);
+    }
+    greatest
 }
 
 /// What each position counts for, before it is multiplied with the query's share.
@@ -197,8 +231,10 @@ fn mix<L: Lanes, const G: usize, const V: usize>(
     let rows = memory.values.chunks_exact(memory.width);
     for (position, row) in rows.take(weights.visible).enumerate() {
         let (tile, lane) = (position / LANES, position % LANES);
-        let value: [L::Floats; V] =
-            std::array::from_fn(|v| lanes.load(&padded(&row[at + v * LANES..])));
+        let mut value = [lanes.splat(0.0); V];
+        for v in 0..V {
+            value[v] = lanes.load(&padded(&row[at + v * LANES..]));
+        }
         for query in 0..G {
             let weight = weights.tiles[query * weights.per_query + tile].0[lane];
             let weight = lanes.splat(weight);
