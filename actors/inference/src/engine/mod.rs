@@ -1,14 +1,14 @@
 //! Computes steps: one ONNX Runtime run over all rows, with the experts in an operator of ours.
 //!
-//! An [`Engine`] belongs to no replica: it holds the weights' tensors (over the source's memory, no copy), one session
-//! for each number of rows, and the bound on key/value memory. Any number of threads may step at one time, each with
+//! An [`Engine`] belongs to no replica: it holds the weights' tensors (over the source's memory, no copy), its sessions
+//! (one; with fp32 weights one for each number of rows), and the bound on key/value memory. Any number of threads may step at one time, each with
 //! rows of its own. Sessions hold no weights and no arena, so another thread costs what its step allocates.
 //!
 //! | id | invariant | shown by (in `tests/engine`) |
 //! |---|---|---|
 //! | ENGINE-I1 | a step that fails changes the length of no row's memory, and the next step works | `faults` |
 //! | ENGINE-I2 | no panic leaves the operator: the step ends as `Panicked` | `a_panic_in_the_operator_is_an_error_and_the_next_step_works` |
-//! | ENGINE-I3 | a row's logits do not depend on the rows beside it, on how its prompt was cut, or on the number of threads, but for rounding | `rows_of_a_ragged_batch_equal_rows_alone`, `prefill_in_chunks_equals_prefill_as_a_whole`, `the_result_does_not_depend_on_threads` |
+//! | ENGINE-I3 | a row's logits do not depend on the rows beside it, on how its prompt was cut, or on the number of threads, but for rounding | `rows_of_a_ragged_batch_equal_rows_alone`, `prefill_in_chunks_equals_prefill_as_a_whole`, `the_result_does_not_depend_on_threads`; with stored weights not even in rounding: `fast` |
 //! | ENGINE-I4 | a corrupt expert is passed over where a row's `top_k` leaves enough healthy ones; otherwise the step ends with its name and payload | `a_corrupt_routed_expert_is_passed_over_while_others_suffice`, `a_corrupt_expert_is_named_when_all_are_needed` |
 //! | ENGINE-I5 | a worker thread holds at most one lease, and none while it waits for another | `leases_are_held_one_at_a_time` |
 //! | ENGINE-I6 | after `Terminate::set` a step ends before its next operator or expert | `terminate_ends_a_step_that_is_under_way`, `steps_ended_at_any_time_leave_no_trace` |
