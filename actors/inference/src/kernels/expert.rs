@@ -1,15 +1,13 @@
 //! One expert: a slice of a SwiGLU layer.
 
+use super::blocks::BlockMatrix;
 use super::error::{ShapeError, check, check_multiple, elements};
-use super::isa::{Isa, Task};
-use super::lanes::{BLOCK, BLOCK_PAIRS, LANES, Lanes, PairBlock};
-use super::matrix::{Int8Rows, as_bytes, int8_product};
-use super::quantise::{QuantisedRows, quantise};
+use super::isa::Task;
+use super::lanes::{BLOCK, LANES, LaneFloats, Lanes};
+use super::matrix::as_bytes;
+use super::quantise::QuantisedRows;
+use super::rows::{GroupWork, Rows, for_groups};
 use super::silu::silu;
-use super::tile::{GroupWork, Tile, add_block, blocks_of, for_groups};
-
-/// Blocks of neurons whose integer sum cannot overflow: 8 x 32 products of magnitude 2^7 x 2^15.
-const SUM_BLOCKS: usize = 8;
 
 /// The weights of one expert of F neurons, `[3F, H]`: the rows of gate, of up, and of down transposed. int8 in blocks of
 /// 32, value = `scales[row, block]` x element.
@@ -49,25 +47,12 @@ impl<'a> Expert<'a> {
     /// # Errors
     /// If `x` or `out` have another shape.
     pub fn compute(&self, x: &QuantisedRows, out: &mut [f32]) -> Result<(), ShapeError> {
-        self.compute_with(Isa::detect(), x, out)
-    }
-
-    /// As [`Self::compute`], with given instructions.
-    ///
-    /// # Errors
-    /// See [`Self::compute`].
-    pub fn compute_with(
-        &self,
-        isa: Isa,
-        x: &QuantisedRows,
-        out: &mut [f32],
-    ) -> Result<(), ShapeError> {
         check("width of activations", self.hidden, x.width())?;
         check("output", x.tokens() * self.hidden, out.len())?;
         if self.neurons == 0 {
             out.fill(0.0);
         } else {
-            isa.run(Compute {
+            x.isa().run(Compute {
                 expert: self,
                 x,
                 out,
@@ -93,23 +78,36 @@ impl Task for Compute<'_> {
             values,
             scales,
         } = *expert;
+        let values = as_bytes(values);
         let mut products = vec![0.0; x.tokens() * 2 * neurons];
-        let weights = Int8Rows::new(values, scales, hidden);
-        int8_product(lanes, weights, 0..2 * neurons, x, &mut products);
-        for products in products.chunks_exact_mut(2 * neurons) {
-            let (gates, ups) = products.split_at_mut(neurons);
-            for (gate, up) in gates.iter_mut().zip(ups) {
-                *gate = silu(*gate) * *up;
-            }
-        }
+        BlockMatrix::int8(values, scales).product(lanes, 0..2 * neurons, x, &mut products);
         let down = Down {
-            values: &as_bytes(values)[2 * neurons * hidden..],
+            values: &values[2 * neurons * hidden..],
             scales: &scales[2 * neurons * hidden / BLOCK..],
             hidden,
             neurons,
         };
-        down.product(lanes, &products, out);
+        down.product(lanes, &activations(&products, neurons), out);
     }
+}
+
+/// `[T, F / 16]`, the last lanes zero, from gate and up `[T, 2F]`.
+#[inline(always)]
+fn activations(products: &[f32], neurons: usize) -> Vec<LaneFloats> {
+    let tiles = neurons.div_ceil(LANES);
+    let mut activations = vec![LaneFloats::ZERO; products.len() / (2 * neurons) * tiles];
+    let rows = products.chunks_exact(2 * neurons);
+    for (row, activations) in rows.zip(activations.chunks_exact_mut(tiles)) {
+        let (gates, ups) = row.split_at(neurons);
+        for ((gates, ups), activations) in
+            gates.chunks(LANES).zip(ups.chunks(LANES)).zip(activations)
+        {
+            for ((gate, up), h) in gates.iter().zip(ups).zip(&mut activations.0) {
+                *h = silu(*gate) * *up;
+            }
+        }
+    }
+    activations
 }
 
 /// `[F, H]`
@@ -121,90 +119,101 @@ struct Down<'a> {
 }
 
 impl Down<'_> {
-    /// `activations` stand in the first half of each row of `[T, 2F]`.
+    /// `activations` are `[T, F / 16]`.
     #[inline(always)]
-    fn product<L: Lanes>(&self, lanes: L, activations: &[f32], out: &mut [f32]) {
-        let blocks = blocks_of(self.neurons);
-        let tokens = out.len() / self.hidden;
-        let mut tile = Tile::new(blocks);
-        let mut scales = vec![0.0; self.neurons];
-        let mut scaled = vec![0.0; self.neurons];
-        let mut x = vec![[[0; 2]; BLOCK_PAIRS]; tokens * blocks];
-        let mut x_scales = vec![0.0; tokens];
-        for block in 0..self.hidden / BLOCK {
-            let column = self.scales[block..].iter().step_by(self.hidden / BLOCK);
-            scales
-                .iter_mut()
-                .zip(column)
-                .for_each(|(to, from)| *to = *from);
-            for token in 0..tokens {
-                let activations = &activations[token * 2 * self.neurons..][..self.neurons];
-                for neuron in 0..self.neurons {
-                    scaled[neuron] = activations[neuron] * scales[neuron];
-                }
-                let x = x[token * blocks..][..blocks]
-                    .as_flattened_mut()
-                    .as_flattened_mut();
-                x_scales[token] = quantise(&scaled, &mut x[..self.neurons]);
-            }
-            for slice in [2 * block, 2 * block + 1] {
-                tile.set_int8_columns(lanes, self.values, self.hidden, slice);
-                let mut work = DownTile {
-                    tile: &tile,
-                    x: &x,
-                    x_scales: &x_scales,
-                    out: &mut *out,
-                    hidden: self.hidden,
-                    at: slice * LANES,
-                };
-                for_groups(lanes, tokens, &mut work);
-            }
-        }
+    fn product<L: Lanes>(&self, lanes: L, activations: &[LaneFloats], out: &mut [f32]) {
+        let mut work = DownProduct {
+            down: self,
+            activations,
+            scales: vec![LaneFloats::ZERO; self.hidden / BLOCK],
+            spare_values: Vec::new(),
+            spare_scales: Vec::new(),
+            out,
+        };
+        for_groups(lanes, work.out.len() / self.hidden, &mut work);
     }
 }
 
-/// Sixteen columns of an output `[T, H]`, from column `at`.
-struct DownTile<'a> {
-    tile: &'a Tile,
-    /// `[T, blocks]`
-    x: &'a [PairBlock],
-    x_scales: &'a [f32],
+struct DownProduct<'a> {
+    down: &'a Down<'a>,
+    /// `[T, F / 16]`
+    activations: &'a [LaneFloats],
+    /// Of sixteen neurons, by block.
+    scales: Vec<LaneFloats>,
+    spare_values: Vec<u8>,
+    spare_scales: Vec<f32>,
+    /// `[T, H]`
     out: &'a mut [f32],
-    hidden: usize,
-    at: usize,
 }
 
-impl GroupWork for DownTile<'_> {
+impl<L: Lanes> GroupWork<L> for DownProduct<'_> {
     #[inline(always)]
-    fn group<L: Lanes, const T: usize>(&mut self, lanes: L, first: usize) -> usize {
-        let weights = self.tile.blocks();
-        let mut x: [&[PairBlock]; T] = [&[]; T];
-        for token in 0..T {
-            x[token] = &self.x[(first + token) * weights.len()..][..weights.len()];
-        }
-        let mut totals = [lanes.splat(0.0); T];
-        let one = lanes.splat(1.0);
-        for (chunk, weights) in weights.chunks(SUM_BLOCKS).enumerate() {
-            let mut sums = [lanes.int_zero(); T];
-            for (at, weights) in weights.iter().enumerate() {
-                let at = chunk * SUM_BLOCKS + at;
-                let mut block_x = [&x[0][at]; T];
-                for token in 1..T {
-                    block_x[token] = &x[token][at];
-                }
-                add_block(lanes, &mut sums, weights, block_x);
+    fn group<const T: usize>(&mut self, lanes: L, first: usize) -> usize {
+        let Down {
+            values,
+            scales,
+            hidden,
+            neurons,
+        } = *self.down;
+        let blocks = hidden / BLOCK;
+        let tiles = neurons.div_ceil(LANES);
+        let out = &mut self.out[first * hidden..][..T * hidden];
+        out.fill(0.0);
+        for tile in 0..tiles {
+            let at = tile * LANES;
+            let scales = Rows::new(scales, blocks, at, neurons, &mut self.spare_scales);
+            scales.transpose(lanes, &mut self.scales);
+            let rows = Rows::new(values, hidden, at, neurons, &mut self.spare_values);
+            let mut h = [LaneFloats::ZERO; T];
+            for (token, h) in h.iter_mut().enumerate() {
+                *h = self.activations[(first + token) * tiles + tile];
             }
-            for token in 0..T {
-                let sum = lanes.to_floats(sums[token]);
-                totals[token] = lanes.multiply_add(sum, one, totals[token]);
+            for (block, scales) in self.scales.iter().enumerate() {
+                rows.prefetch_next(lanes, block, blocks);
+                add_block(lanes, rows.runs(block * BLOCK), scales, &h, block, out);
             }
-        }
-        for token in 0..T {
-            let scale = lanes.splat(self.x_scales[first + token]);
-            let numbers = lanes.store(lanes.multiply(totals[token], scale));
-            let row = &mut self.out[(first + token) * self.hidden + self.at..];
-            *row.first_chunk_mut().expect("a slice of a row is whole") = numbers.0;
         }
         T
+    }
+}
+
+/// Adds to block `block` of each token's outputs, `[T, H]`, what sixteen neurons contribute.
+#[inline(always)]
+fn add_block<L: Lanes, const T: usize>(
+    lanes: L,
+    neurons: [&[u8; BLOCK]; LANES],
+    scales: &LaneFloats,
+    h: &[LaneFloats; T],
+    block: usize,
+    out: &mut [f32],
+) {
+    let hidden = out.len() / T;
+    let mut x = [LaneFloats::ZERO; T];
+    let mut sums = [[lanes.splat(0.0); 2]; T];
+    for token in 0..T {
+        x[token] = lanes.store(lanes.multiply(lanes.load(&h[token]), lanes.load(scales)));
+        let (parts, _) = out[token * hidden + block * BLOCK..].as_chunks::<LANES>();
+        sums[token] = [
+            lanes.load(&LaneFloats(parts[0])),
+            lanes.load(&LaneFloats(parts[1])),
+        ];
+    }
+    for (neuron, weights) in neurons.iter().enumerate() {
+        let (parts, _) = weights.as_chunks::<LANES>();
+        let low = lanes.bytes_to_floats(&parts[0]);
+        let high = lanes.bytes_to_floats(&parts[1]);
+        for token in 0..T {
+            let x = lanes.splat(x[token].0[neuron]);
+            let [a, b] = sums[token];
+            sums[token] = [
+                lanes.multiply_add(x, low, a),
+                lanes.multiply_add(x, high, b),
+            ];
+        }
+    }
+    for token in 0..T {
+        let (parts, _) = out[token * hidden + block * BLOCK..].as_chunks_mut::<LANES>();
+        parts[0] = lanes.store(sums[token][0]).0;
+        parts[1] = lanes.store(sums[token][1]).0;
     }
 }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::lanes::{Lanes, Portable};
+use super::lanes::Lanes;
+use super::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512Vnni};
 

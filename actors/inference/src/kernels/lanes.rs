@@ -1,73 +1,107 @@
 //! Sixteen numbers side by side: what the kernels are written in.
 
+use super::rows::Rows;
+
 /// Numbers in one vector.
 pub const LANES: usize = 16;
 /// Elements of a row that have one scale.
 pub const BLOCK: usize = 32;
-/// Pairs of elements in a block.
-pub const BLOCK_PAIRS: usize = BLOCK / 2;
-/// Bytes that [`Lanes::transpose`] takes of each row.
-pub const SLICE: usize = 16;
+/// Bytes of a block of uint4.
+pub const PACKED_BLOCK: usize = BLOCK / 2;
+/// Blocks of a row that [`Lanes::int8_dots`] and its like take at one time; also rows.
+pub const SLICE: usize = 4;
 
-/// Two neighbouring elements of a row.
-pub type Pair = [i16; 2];
-
-/// A block of quantised activations.
-pub type PairBlock = [Pair; BLOCK_PAIRS];
-
-/// A pair for each lane.
+/// A 32-bit word for each lane.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub struct LanePairs(pub [Pair; LANES]);
+pub struct LaneWords(pub [i32; LANES]);
 
 /// A number for each lane.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub struct LaneFloats(pub [f32; LANES]);
 
-impl LanePairs {
-    pub const ZERO: Self = Self([[0; 2]; LANES]);
+impl LaneWords {
+    pub const ZERO: Self = Self([0; LANES]);
 }
 
 impl LaneFloats {
     pub const ZERO: Self = Self([0.0; LANES]);
 }
 
+/// A block of a token's quantised activations, in the order in which a [`Lanes`] wants them.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct XBlock(pub [i32; BLOCK / 2]);
+
+impl XBlock {
+    pub const ZERO: Self = Self([0; BLOCK / 2]);
+}
+
 /// The vector instructions of one kind of processor. A value of an implementing type exists only where they can run.
 /// Every operation is exact or rounds as IEEE 754 says, so that all implementations give the same bits.
+///
+/// Rows are int8, or uint4 where byte `i` of a block holds element `i` in its low half and element `i + 16` in its high
+/// half. Where `x_offsets` are wanted they are -128 times the sums of the activations' blocks.
 pub trait Lanes: Copy {
     /// Tokens whose sums stay in registers together.
     const TOKENS: usize;
 
-    /// Two bytes for each lane.
-    type Bytes: Copy;
+    /// The elements of a block of sixteen rows, lane by lane.
+    type Weights: Copy;
+    const NO_WEIGHTS: Self::Weights;
+    /// Four blocks of activations, as the `dots` want them.
+    type XSlice: Copy;
     /// An i32 for each lane.
     type Ints: Copy;
     /// An f32 for each lane.
     type Floats: Copy;
 
-    /// Lane `r` of result `i` is bytes `2 i` and `2 i + 1` of row `r`.
-    fn transpose(self, rows: [&[u8; SLICE]; LANES]) -> [Self::Bytes; SLICE / 2];
+    /// Of activations of magnitude [`super::quantise::X_MAX`] at most.
+    fn pack(self, x: &[i16; BLOCK]) -> XBlock;
 
-    /// Lane `i` is byte `i` of `first` and byte `i` of `second`.
-    fn interleave(self, first: &[u8; LANES], second: &[u8; LANES]) -> Self::Bytes;
+    /// The inverse of [`Self::pack`].
+    fn unpack(self, x: &XBlock) -> [i16; BLOCK];
 
-    /// The low four bits of each byte.
-    fn low_halves(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// Takes the block that starts at byte `at` of each row.
+    fn lay_out_int8(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights);
 
-    /// The high four bits of each byte.
-    fn high_halves(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// Takes the block that starts at byte `at` of each row.
+    fn lay_out_uint4(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights);
 
-    /// Widens each byte, which is an i8.
-    fn widen(self, bytes: Self::Bytes) -> LanePairs;
+    /// The scalar products of a block of sixteen rows with each token's.
+    fn sums<const INT8: bool, const T: usize>(
+        self,
+        weights: &Self::Weights,
+        x: &[XBlock; T],
+        x_offsets: &[i32; T],
+    ) -> [Self::Ints; T];
 
-    fn int_zero(self) -> Self::Ints;
+    fn int8_slice(self, x: &[XBlock; SLICE]) -> Self::XSlice;
 
-    /// `sum` plus the scalar product of each lane's pair with `x`. It must not overflow, whatever the order of addition.
-    fn add_products(self, sum: Self::Ints, weights: &LanePairs, x: Pair) -> Self::Ints;
+    fn uint4_slice(self, x: &[XBlock; SLICE]) -> Self::XSlice;
+
+    /// Word `4 b + r` is what [`Self::sums_of_dots`] makes the scalar product of block `b` of row `r` from.
+    fn int8_dots(self, rows: [&[u8; SLICE * BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords;
+
+    /// As [`Self::int8_dots`].
+    fn uint4_dots(self, rows: [&[u8; SLICE * PACKED_BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords;
+
+    /// The scalar products of four blocks of sixteen rows, block by block, from what four times four rows gave.
+    fn sums_of_dots<const INT8: bool>(
+        self,
+        dots: &[LaneWords; LANES / SLICE],
+        x_offsets: &[i32; SLICE],
+    ) -> [Self::Ints; SLICE];
 
     /// Rounded to nearest, ties to even.
     fn to_floats(self, ints: Self::Ints) -> Self::Floats;
+
+    /// Each byte is an i8.
+    fn bytes_to_floats(self, bytes: &[u8; LANES]) -> Self::Floats;
+
+    /// Lane `r` of result `i` is number `at + i` of row `r`.
+    fn columns(self, rows: &Rows<'_, f32>, at: usize) -> [LaneFloats; SLICE];
 
     fn splat(self, number: f32) -> Self::Floats;
 
@@ -82,91 +116,4 @@ pub trait Lanes: Copy {
 
     /// Asks for the cache line at an address that need not exist.
     fn prefetch(self, address: *const u8);
-}
-
-/// Any processor.
-#[derive(Clone, Copy)]
-pub struct Portable;
-
-impl Lanes for Portable {
-    const TOKENS: usize = 1;
-
-    type Bytes = [[u8; 2]; LANES];
-    type Ints = [i32; LANES];
-    type Floats = [f32; LANES];
-
-    #[inline(always)]
-    fn transpose(self, rows: [&[u8; SLICE]; LANES]) -> [Self::Bytes; SLICE / 2] {
-        std::array::from_fn(|pair| rows.map(|row| [row[2 * pair], row[2 * pair + 1]]))
-    }
-
-    #[inline(always)]
-    fn interleave(self, first: &[u8; LANES], second: &[u8; LANES]) -> Self::Bytes {
-        std::array::from_fn(|lane| [first[lane], second[lane]])
-    }
-
-    #[inline(always)]
-    fn low_halves(self, bytes: Self::Bytes) -> Self::Bytes {
-        bytes.map(|pair| pair.map(|byte| byte & 0x0f))
-    }
-
-    #[inline(always)]
-    fn high_halves(self, bytes: Self::Bytes) -> Self::Bytes {
-        bytes.map(|pair| pair.map(|byte| byte >> 4))
-    }
-
-    #[inline(always)]
-    fn widen(self, bytes: Self::Bytes) -> LanePairs {
-        LanePairs(bytes.map(|pair| pair.map(|byte| i16::from(byte.cast_signed()))))
-    }
-
-    #[inline(always)]
-    fn int_zero(self) -> Self::Ints {
-        [0; LANES]
-    }
-
-    #[inline(always)]
-    fn add_products(self, mut sum: Self::Ints, weights: &LanePairs, x: Pair) -> Self::Ints {
-        let x = x.map(i32::from);
-        for (sum, weights) in sum.iter_mut().zip(&weights.0) {
-            let [a, b] = weights.map(i32::from);
-            // Wrapping, because a check in every lane would keep the compiler from using vectors.
-            let products = a.wrapping_mul(x[0]).wrapping_add(b.wrapping_mul(x[1]));
-            *sum = sum.wrapping_add(products);
-        }
-        sum
-    }
-
-    #[inline(always)]
-    fn to_floats(self, ints: Self::Ints) -> Self::Floats {
-        ints.map(|int| int as f32)
-    }
-
-    #[inline(always)]
-    fn splat(self, number: f32) -> Self::Floats {
-        [number; LANES]
-    }
-
-    #[inline(always)]
-    fn load(self, numbers: &LaneFloats) -> Self::Floats {
-        numbers.0
-    }
-
-    #[inline(always)]
-    fn store(self, numbers: Self::Floats) -> LaneFloats {
-        LaneFloats(numbers)
-    }
-
-    #[inline(always)]
-    fn multiply(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
-        std::array::from_fn(|lane| a[lane] * b[lane])
-    }
-
-    #[inline(always)]
-    fn multiply_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
-        std::array::from_fn(|lane| a[lane].mul_add(b[lane], c[lane]))
-    }
-
-    #[inline(always)]
-    fn prefetch(self, _: *const u8) {}
 }

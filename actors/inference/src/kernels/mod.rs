@@ -17,16 +17,18 @@
 //! Shapes: a matrix is `[N, K]` row-major and K a multiple of 32; activations are `[T, K]`, results `[T, N]`.
 
 mod attention;
+mod blocks;
 mod error;
 mod expert;
 mod isa;
 mod lanes;
 mod matrix;
+mod portable;
 mod quantise;
+mod rows;
 mod silu;
 #[cfg(test)]
 mod tests;
-mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

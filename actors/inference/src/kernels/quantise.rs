@@ -2,26 +2,28 @@
 
 use super::error::{ShapeError, check_multiple};
 use super::isa::{Isa, Task};
-use super::lanes::{BLOCK, BLOCK_PAIRS, Lanes, PairBlock};
+use super::lanes::{BLOCK, Lanes, XBlock};
 
-/// The range is symmetric: -32768 is not used.
-const INT16_MAX: f32 = 32767.0;
+/// Largest quantised magnitude: the largest whose two bytes are both within i8 when the upper one is rounded.
+pub const X_MAX: i16 = 127 * 256 + 127;
 /// Rows whose largest magnitude is below this become zeros, so that scale and inverse are normal numbers.
 const MAGNITUDE_MIN: f32 = f32::MIN_POSITIVE * 32768.0;
 /// A number added to this is rounded to an integer, whose two's complement then stands in the low bits of the sum.
 const ROUNDER: f32 = 12_582_912.0;
 const INFINITY_BITS: u32 = f32::INFINITY.to_bits();
 
-/// Activations `[T, K]` as int16 with one scale for each token, and what the kernels need besides.
+/// Activations `[T, K]` as int16 with one scale for each token, in the order that some instructions want: what is
+/// computed from them is computed with those.
 #[derive(Clone, Debug)]
 pub struct QuantisedRows {
+    isa: Isa,
     width: usize,
-    /// `[T, K / 32]`
-    values: Vec<PairBlock>,
+    /// `[K / 32, T]`, so that those that are wanted together stand together.
+    values: Vec<XBlock>,
     /// `[T]`
     scales: Vec<f32>,
-    /// `[T, K / 32]`, the sum of each block; a whole number of magnitude below 2^20, so exact.
-    sums: Vec<f32>,
+    /// `[K / 32, T]`: -128 times the sum of each block.
+    offsets: Vec<i32>,
 }
 
 impl QuantisedRows {
@@ -29,12 +31,12 @@ impl QuantisedRows {
     /// scale is NaN, as will be all that is computed from it.
     ///
     /// # Errors
-    /// If `width` is zero or no multiple of 32, or `input` is no multiple of it.
+    /// If `width` is zero or no multiple of 32, or the length of `input` is no multiple of it.
     pub fn new(input: &[f32], width: usize) -> Result<Self, ShapeError> {
         Self::with(Isa::detect(), input, width)
     }
 
-    /// As [`Self::new`], with given instructions.
+    /// As [`Self::new`], for given instructions.
     ///
     /// # Errors
     /// See [`Self::new`].
@@ -45,10 +47,11 @@ impl QuantisedRows {
         }
         let blocks = input.len() / BLOCK;
         let mut rows = Self {
+            isa,
             width,
-            values: vec![[[0; 2]; BLOCK_PAIRS]; blocks],
+            values: vec![XBlock::ZERO; blocks],
             scales: vec![0.0; input.len() / width],
-            sums: vec![0.0; blocks],
+            offsets: vec![0; blocks],
         };
         isa.run(Quantise {
             input,
@@ -69,14 +72,21 @@ impl QuantisedRows {
         self.width
     }
 
-    pub(super) fn row(&self, token: usize) -> &[PairBlock] {
-        let blocks = self.width / BLOCK;
-        &self.values[token * blocks..][..blocks]
+    pub(super) const fn isa(&self) -> Isa {
+        self.isa
     }
 
-    pub(super) fn sums(&self, token: usize) -> &[f32] {
-        let blocks = self.width / BLOCK;
-        &self.sums[token * blocks..][..blocks]
+    /// A block of `T` tokens from `first` on, and -128 times the sum of each.
+    #[inline(always)]
+    pub(super) fn block<const T: usize>(
+        &self,
+        block: usize,
+        first: usize,
+    ) -> (&[XBlock; T], &[i32; T]) {
+        let start = block * self.tokens() + first;
+        let values = self.values[start..].first_chunk();
+        let offsets = self.offsets[start..].first_chunk();
+        values.zip(offsets).expect("there are as many tokens")
     }
 
     pub(super) fn scale(&self, token: usize) -> f32 {
@@ -91,43 +101,56 @@ struct Quantise<'a> {
 
 impl Task for Quantise<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self, _: L) {
+    fn run<L: Lanes>(self, lanes: L) {
         let QuantisedRows {
             width,
             values,
             scales,
-            sums,
+            offsets,
+            ..
         } = self.rows;
+        let tokens = scales.len();
         let rows = self.input.chunks_exact(*width);
-        let outputs = values.chunks_exact_mut(*width / BLOCK);
-        for ((row, values), scale) in rows.zip(outputs).zip(scales) {
-            *scale = quantise(row, values.as_flattened_mut().as_flattened_mut());
-        }
-        for (sum, block) in sums.iter_mut().zip(values) {
-            let block = block.as_flattened().iter();
-            *sum = block.map(|value| i32::from(*value)).sum::<i32>() as f32;
+        for (token, (row, scale)) in rows.zip(scales).enumerate() {
+            let (inverse, unit) = unit(row);
+            *scale = unit;
+            if inverse == 0.0 {
+                continue;
+            }
+            let places = values[token..].iter_mut().step_by(tokens);
+            let places = places.zip(offsets[token..].iter_mut().step_by(tokens));
+            for (block, (values, offset)) in row.as_chunks::<BLOCK>().0.iter().zip(places) {
+                let (packed, sum) = quantise(lanes, block, inverse);
+                (*values, *offset) = (packed, -128 * sum);
+            }
         }
     }
 }
 
-/// Overwrites `values` with `numbers` in units of the scale that is returned; both are of one length.
+/// What a row's numbers are multiplied with to be quantised, which is 0 if all that comes out is to be 0, and the scale.
 #[inline(always)]
-pub(super) fn quantise(numbers: &[f32], values: &mut [i16]) -> f32 {
-    let magnitudes = numbers.iter().map(|x| x.to_bits() & (u32::MAX >> 1));
+fn unit(row: &[f32]) -> (f32, f32) {
+    let magnitudes = row.iter().map(|x| x.to_bits() & (u32::MAX >> 1));
     // As integers: that order puts what is not a number above infinity.
     let largest_bits = magnitudes.fold(0, u32::max);
     let largest = f32::from_bits(largest_bits);
-    if largest_bits >= INFINITY_BITS || largest < MAGNITUDE_MIN {
-        values.fill(0);
-        return if largest_bits >= INFINITY_BITS {
-            f32::NAN
-        } else {
-            0.0
-        };
+    if largest_bits >= INFINITY_BITS {
+        (0.0, f32::NAN)
+    } else if largest < MAGNITUDE_MIN {
+        (0.0, 0.0)
+    } else {
+        (f32::from(X_MAX) / largest, largest / f32::from(X_MAX))
     }
-    let inverse = INT16_MAX / largest;
-    for (value, x) in values.iter_mut().zip(numbers) {
+}
+
+/// The quantised block and its sum.
+#[inline(always)]
+fn quantise<L: Lanes>(lanes: L, block: &[f32; BLOCK], inverse: f32) -> (XBlock, i32) {
+    let mut values = [0; BLOCK];
+    let mut sum = 0_i32;
+    for (value, x) in values.iter_mut().zip(block) {
         *value = (x * inverse + ROUNDER).to_bits() as i16;
+        sum = sum.wrapping_add(i32::from(*value));
     }
-    largest / INT16_MAX
+    (lanes.pack(&values), sum)
 }

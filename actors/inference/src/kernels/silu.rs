@@ -6,7 +6,7 @@ use std::f32::consts::LOG2_E;
 const EXP_MIN: f32 = -87.0;
 const EXP_MAX: f32 = 88.5;
 /// ln 2 in two parts; the first has zeros in its last bits, so that its small multiples are exact.
-const LN_2_HIGH: f32 = 0.693_359_375;
+const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 /// See `quantise`.
 const ROUNDER: f32 = 12_582_912.0;

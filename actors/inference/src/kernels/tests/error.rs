@@ -41,7 +41,7 @@ fn exactly(row: &[f32]) -> Vec<Bounded> {
 }
 
 fn unit(row: impl Iterator<Item = f64>) -> f64 {
-    row.fold(0.0, |largest: f64, x| largest.max(x.abs())) / 32767.0
+    row.fold(0.0, |largest: f64, x| largest.max(x.abs())) / 32639.0
 }
 
 fn values(matrix: &Stored) -> Vec<f64> {

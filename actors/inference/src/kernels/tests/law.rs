@@ -138,7 +138,7 @@ fn a_row_does_not_depend_on_the_range() {
             let x = QuantisedRows::with(isa, &input, matrix.cols).unwrap();
             let mut part = vec![0.0; tokens * range.len()];
             let (view, rows) = (matrix.matrix(), range.clone());
-            view.product_with(isa, rows, &x, &mut part).unwrap();
+            view.product(rows, &x, &mut part).unwrap();
             let expected: Vec<f32> = whole
                 .chunks(matrix.rows)
                 .flat_map(|row| &row[range.clone()])

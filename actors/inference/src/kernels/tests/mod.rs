@@ -42,9 +42,7 @@ impl Stored {
     fn product(&self, isa: Isa, input: &[f32]) -> Vec<f32> {
         let x = QuantisedRows::with(isa, input, self.cols).unwrap();
         let mut out = vec![0.25; x.tokens() * self.rows];
-        self.matrix()
-            .product_with(isa, 0..self.rows, &x, &mut out)
-            .unwrap();
+        self.matrix().product(0..self.rows, &x, &mut out).unwrap();
         out
     }
 }
@@ -63,7 +61,7 @@ impl StoredExpert {
         let expert = Expert::new(self.hidden, self.neurons, &self.values, &self.scales).unwrap();
         let x = QuantisedRows::with(isa, input, self.hidden).unwrap();
         let mut out = vec![0.25; input.len()];
-        expert.compute_with(isa, &x, &mut out).unwrap();
+        expert.compute(&x, &mut out).unwrap();
         out
     }
 }
