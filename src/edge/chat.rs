@@ -1,15 +1,20 @@
 //! `POST /chat` and `GET|POST /chat/stream`.
 
+use std::fmt;
 use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use blyan_inference::validate::STOPS_MAX;
 use blyan_protocol::{
     ChatEvent, ChatRequest, ChatSummary, ErrorCode, FinishReason, Message, PublicError, RequestId,
     Role, Sampling,
 };
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{OneOfBuilder, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::error::{ApiError, ErrorBody, invalid};
 use super::replies::{Experts, Timing, Usage};
@@ -39,25 +44,56 @@ impl From<&Config> for ChatDefaults {
     }
 }
 
-/// One text or several.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "stop is a text or an array of texts")]
-pub enum StopTexts {
-    /// One.
-    One(String),
-    /// Up to four.
-    Several(Vec<String>),
-}
+/// One text, or several in an array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopTexts(pub Vec<String>);
 
-impl StopTexts {
-    /// As a list.
-    pub fn into_vec(self) -> Vec<String> {
-        match self {
-            Self::One(text) => vec![text],
-            Self::Several(texts) => texts,
-        }
+/// Not derived: an untagged enum is read into a tree first that is many times as large as its JSON.
+impl<'de> Deserialize<'de> for StopTexts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StopVisitor)
     }
 }
+
+struct StopVisitor;
+
+impl<'de> Visitor<'de> for StopVisitor {
+    type Value = StopTexts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("stop is a text or an array of texts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<StopTexts, E> {
+        Ok(StopTexts(vec![text.to_owned()]))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<StopTexts, A::Error> {
+        let mut texts = Vec::new();
+        while let Some(text) = list.next_element()? {
+            if texts.len() == STOPS_MAX {
+                return Err(A::Error::custom(format_args!(
+                    "stop takes {STOPS_MAX} texts at most"
+                )));
+            }
+            texts.push(text);
+        }
+        Ok(StopTexts(texts))
+    }
+}
+
+impl PartialSchema for StopTexts {
+    fn schema() -> RefOr<Schema> {
+        let either = OneOfBuilder::new()
+            .item(String::schema())
+            .item(Vec::<String>::schema());
+        either
+            .description(Some("One text, or up to four in an array."))
+            .into()
+    }
+}
+
+impl ToSchema for StopTexts {}
 
 /// What `POST /chat`, `POST /chat/stream` and the WebSocket's `start` take. Unknown fields are refused.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
@@ -116,7 +152,7 @@ impl From<ChatQuery> for ChatBody {
             temperature: query.temperature,
             top_p: query.top_p,
             seed: query.seed,
-            stop: query.stop.map(StopTexts::One),
+            stop: query.stop.map(|text| StopTexts(vec![text])),
             use_moe: query.use_moe,
             top_k_experts: query.top_k_experts,
         }
@@ -127,7 +163,7 @@ impl ChatBody {
     /// The request that it asks for. Bounds that depend on the model are checked by whoever admits it.
     pub fn into_request(self, defaults: &ChatDefaults) -> Result<ChatRequest, PublicError> {
         let top_k_experts = self.top_k()?;
-        let messages = self.conversation()?;
+        let messages = conversation(self.prompt, self.messages)?;
         let seed = self.seed.map_or_else(new_seed, Ok)?;
         Ok(ChatRequest {
             id: new_request_id()?,
@@ -139,7 +175,7 @@ impl ChatBody {
                 top_k: None,
                 seed,
             },
-            stop: self.stop.map_or_else(Vec::new, StopTexts::into_vec),
+            stop: self.stop.map_or_else(Vec::new, |stop| stop.0),
             top_k_experts,
         })
     }
@@ -152,18 +188,21 @@ impl ChatBody {
             (_, top_k) => Ok(top_k),
         }
     }
+}
 
-    fn conversation(&self) -> Result<Vec<Message>, PublicError> {
-        match (&self.prompt, &self.messages) {
-            (Some(prompt), None) => Ok(vec![Message {
-                role: Role::User,
-                content: prompt.clone(),
-            }]),
-            (None, Some(messages)) if !messages.is_empty() => Ok(messages.clone()),
-            (None, Some(_)) => Err(invalid("messages is empty.")),
-            (Some(_), Some(_)) => Err(invalid("prompt and messages cannot stand together.")),
-            (None, None) => Err(invalid("Either prompt or messages is needed.")),
-        }
+fn conversation(
+    prompt: Option<String>,
+    messages: Option<Vec<Message>>,
+) -> Result<Vec<Message>, PublicError> {
+    match (prompt, messages) {
+        (Some(content), None) => Ok(vec![Message {
+            role: Role::User,
+            content,
+        }]),
+        (None, Some(messages)) if !messages.is_empty() => Ok(messages),
+        (None, Some(_)) => Err(invalid("messages is empty.")),
+        (Some(_), Some(_)) => Err(invalid("prompt and messages cannot stand together.")),
+        (None, None) => Err(invalid("Either prompt or messages is needed.")),
     }
 }
 

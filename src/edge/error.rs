@@ -1,6 +1,6 @@
 //! One JSON shape for every error, and OpenAI's for paths under `/v1/`.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 use actix_web::error::{JsonPayloadError, PathError, QueryPayloadError};
 use actix_web::http::{StatusCode, header};
@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 
 /// Where a caller without a key is sent (AUTH-09).
 const GET_KEY: &str = "/auth/register";
+/// Bytes of a sentence that quotes its request, about.
+const SENTENCE_BYTES_MAX: usize = 300;
 /// Waited for where a refusal does not say how long.
 const RETRY_AFTER_DEFAULT_MS: u64 = 1000;
 
@@ -195,25 +197,55 @@ impl ResponseError for ApiError {
     }
 }
 
-/// A request that is malformed in the named way.
-pub fn invalid(message: impl Into<String>) -> PublicError {
+/// A request that is malformed in the named way. What it quotes of the request is cut where it gets long.
+pub fn invalid(message: impl fmt::Display) -> PublicError {
     PublicError::new(
         ErrorCode::InvalidRequest,
-        message,
+        clipped(message),
         "Correct the request; /docs describes every field.",
     )
 }
 
+/// The sentence, cut where it gets long: the fault of a parser names the field or the text that it stumbled over, whole.
+pub fn clipped(sentence: impl fmt::Display) -> String {
+    let mut clip = Clip(String::new());
+    // Fails where the sentence is cut.
+    let _ = write!(clip, "{sentence}");
+    clip.0
+}
+
+struct Clip(String);
+
+impl fmt::Write for Clip {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = SENTENCE_BYTES_MAX - self.0.len();
+        let taken = (0..=room.min(text.len()))
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(0);
+        self.0.push_str(&text[..taken]);
+        if taken == text.len() {
+            return Ok(());
+        }
+        self.0.push('\u{2026}');
+        Err(fmt::Error)
+    }
+}
+
 /// Nothing under that path.
 pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let message = format!("There is nothing at {}.", request.path());
+    let message = clipped(format_args!("There is nothing at {}.", request.path()));
     let error = PublicError::new(ErrorCode::NotFound, message, "See /docs for every path.");
     Err(ApiError::for_path(request.path(), error))
 }
 
 /// The path exists, but not for that method.
 pub async fn method_not_allowed(request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    let message = format!("{} does not take {}.", request.path(), request.method());
+    let message = clipped(format_args!(
+        "{} does not take {}.",
+        request.path(),
+        request.method()
+    ));
     let hint = "See /docs for the methods of every path.";
     let error = PublicError::new(ErrorCode::MethodNotAllowed, message, hint);
     Err(ApiError::for_path(request.path(), error))
@@ -229,22 +261,22 @@ pub fn of_json(error: JsonPayloadError, request: &HttpRequest) -> actix_web::Err
             invalid("The body must be sent as content-type application/json.")
         }
         JsonPayloadError::Deserialize(fault) => {
-            invalid(format!("The body is not as expected: {fault}."))
+            invalid(format_args!("The body is not as expected: {fault}."))
         }
-        other => invalid(format!("The body cannot be read: {other}.")),
+        other => invalid(format_args!("The body cannot be read: {other}.")),
     };
     ApiError::for_path(request.path(), public).into()
 }
 
 /// A query string of another shape than expected.
 pub fn of_query(error: QueryPayloadError, request: &HttpRequest) -> actix_web::Error {
-    let public = invalid(format!("The query is not as expected: {error}."));
+    let public = invalid(format_args!("The query is not as expected: {error}."));
     ApiError::for_path(request.path(), public).into()
 }
 
 /// A path segment of another shape than expected.
 pub fn of_path(error: PathError, request: &HttpRequest) -> actix_web::Error {
-    let public = invalid(format!("The path is not as expected: {error}."));
+    let public = invalid(format_args!("The path is not as expected: {error}."));
     ApiError::for_path(request.path(), public).into()
 }
 

@@ -39,7 +39,7 @@ pub async fn experts_top(
 ) -> Result<HttpResponse, ApiError> {
     let limit = query.limit.unwrap_or(TOP_DEFAULT);
     if !(1..=TOP_MAX).contains(&limit) {
-        return Err(invalid(format!("limit must be 1 to {TOP_MAX}.")).into());
+        return Err(invalid(format_args!("limit must be 1 to {TOP_MAX}.")).into());
     }
     let experts = state.node.experts_top(limit).await?;
     Ok(HttpResponse::Ok().json(TopReply { experts }))

@@ -1,8 +1,8 @@
-use std::collections::BTreeMap;
+use std::fmt;
 
 use blyan_protocol::{ChatRequest, Message, PublicError, Role};
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use utoipa::ToSchema;
 
 use crate::edge::chat::{ChatBody, ChatDefaults, StopTexts};
@@ -40,14 +40,14 @@ pub struct CompletionBody {
     frequency_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     #[schema(value_type = Option<Object>)]
-    logit_bias: Option<BTreeMap<String, Value>>,
+    logit_bias: Option<Filled>,
     logprobs: Option<bool>,
     #[schema(value_type = Option<Vec<Object>>)]
-    tools: Option<Vec<Value>>,
+    tools: Option<Filled>,
     #[schema(value_type = Option<Vec<Object>>)]
-    functions: Option<Vec<Value>>,
+    functions: Option<Filled>,
     #[schema(value_type = Option<Object>)]
-    response_format: Option<Value>,
+    response_format: Option<ResponseFormat>,
 }
 
 /// `stream_options`
@@ -60,7 +60,8 @@ pub struct StreamOptions {
 #[derive(Clone, Debug, Deserialize)]
 struct OpenAiMessage {
     role: OpenAiRole,
-    content: Content,
+    #[serde(deserialize_with = "text_or_parts")]
+    content: String,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -72,17 +73,82 @@ enum OpenAiRole {
     Assistant,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "content is a text or an array of text parts")]
-enum Content {
-    Text(String),
-    Parts(Vec<Part>),
+#[derive(Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    _type: PartType,
+    text: String,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PartType {
+    Text,
+}
+
+/// Whether a list or an object has anything in it; what that is is not kept.
+#[derive(Clone, Copy, Debug)]
+struct Filled(bool);
+
+/// `response_format`
 #[derive(Clone, Debug, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Part {
-    Text { text: String },
+struct ResponseFormat {
+    r#type: Option<String>,
+}
+
+// The visitors below stand where an untagged enum or a `serde_json::Value` would build a tree that is many times as
+// large as its JSON.
+
+fn text_or_parts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    deserializer.deserialize_any(ContentVisitor)
+}
+
+struct ContentVisitor;
+
+impl<'de> Visitor<'de> for ContentVisitor {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("content is a text or an array of text parts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<String, A::Error> {
+        let mut content = String::new();
+        while let Some(Part { text, .. }) = parts.next_element()? {
+            content.push_str(&text);
+        }
+        Ok(content)
+    }
+}
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(FilledVisitor)
+    }
+}
+
+struct FilledVisitor;
+
+impl<'de> Visitor<'de> for FilledVisitor {
+    type Value = Filled;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list or an object")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Filled, A::Error> {
+        let filled = list.next_element::<IgnoredAny>()?.is_some();
+        IgnoredAny.visit_seq(list).map(|_| Filled(filled))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Filled, A::Error> {
+        let filled = map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some();
+        IgnoredAny.visit_map(map).map(|_| Filled(filled))
+    }
 }
 
 /// A field that cannot be followed.
@@ -135,24 +201,19 @@ impl CompletionBody {
 
     fn unsupported(&self) -> Option<&'static str> {
         let nonzero = |value: Option<f32>| value.is_some_and(|value| value != 0.0);
-        let some = |list: &Option<Vec<Value>>| list.as_ref().is_some_and(|list| !list.is_empty());
+        let some = |filled: Option<Filled>| filled.is_some_and(|filled| filled.0);
         let format = self
             .response_format
             .as_ref()
-            .and_then(|format| format.get("type"));
+            .and_then(|format| format.r#type.as_deref());
         let refused = [
             ("n", self.n.is_some_and(|n| n != 1)),
             ("frequency_penalty", nonzero(self.frequency_penalty)),
             ("presence_penalty", nonzero(self.presence_penalty)),
-            (
-                "logit_bias",
-                self.logit_bias
-                    .as_ref()
-                    .is_some_and(|bias| !bias.is_empty()),
-            ),
+            ("logit_bias", some(self.logit_bias)),
             ("logprobs", self.logprobs == Some(true)),
-            ("tools", some(&self.tools)),
-            ("functions", some(&self.functions)),
+            ("tools", some(self.tools)),
+            ("functions", some(self.functions)),
             (
                 "response_format",
                 format.is_some_and(|format| format != "text"),
@@ -171,11 +232,10 @@ impl From<OpenAiMessage> for Message {
             OpenAiRole::User => Role::User,
             OpenAiRole::Assistant => Role::Assistant,
         };
-        let content = match message.content {
-            Content::Text(text) => text,
-            Content::Parts(parts) => parts.into_iter().map(|Part::Text { text }| text).collect(),
-        };
-        Self { role, content }
+        Self {
+            role,
+            content: message.content,
+        }
     }
 }
 

@@ -3,13 +3,15 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, CloseCode, CloseReason, ProtocolError};
+use actix_web::web;
+use actix_ws::{CloseCode, CloseReason};
 use blyan_protocol::{ErrorCode, PublicError};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::frames::{self, ClientMessage, StreamFrames};
+use super::incoming::{Fault, Incoming, Message};
 use crate::edge::chat::ChatBody;
 use crate::edge::error::{invalid, too_large};
 use crate::edge::metrics;
@@ -62,7 +64,7 @@ impl Connection {
     }
 
     /// Serves the connection to its end.
-    pub async fn run(mut self, messages: AggregatedMessageStream) {
+    pub async fn run(mut self, messages: Incoming<web::Payload>) {
         let session = self.session.clone();
         let served = AssertUnwindSafe(self.serve(messages)).catch_unwind().await;
         let reason = match served {
@@ -81,7 +83,7 @@ impl Connection {
         let _ = tokio::time::timeout(CLOSE_LIMIT, session.close(reason)).await;
     }
 
-    async fn serve(&mut self, mut messages: AggregatedMessageStream) -> Close {
+    async fn serve(&mut self, mut messages: Incoming<web::Payload>) -> Close {
         let Some(outgoing) = self.outgoing.take() else {
             return Close::Gone;
         };
@@ -94,7 +96,7 @@ impl Connection {
         loop {
             let turn = tokio::select! {
                 close = &mut writer => Err(close),
-                message = messages.recv() => self.hear(message).await,
+                message = messages.next() => self.hear(message).await,
                 Some(ended) = self.ended.1.recv() => self.forget(&ended),
                 _ = heartbeat.tick() => self.beat().await,
                 () = self.state.stopping.closing.cancelled() => return self.drain(writer).await,
@@ -105,42 +107,43 @@ impl Connection {
         }
     }
 
-    async fn hear(
-        &mut self,
-        message: Option<Result<AggregatedMessage, ProtocolError>>,
-    ) -> Result<(), Close> {
+    async fn hear(&mut self, message: Option<Result<Message, Fault>>) -> Result<(), Close> {
         self.heard = Instant::now();
         match message {
-            Some(Ok(AggregatedMessage::Text(text))) => {
-                self.follow(&text);
-                Ok(())
-            }
-            Some(Ok(AggregatedMessage::Binary(_))) => {
+            Some(Ok(Message::Text(text))) => match std::str::from_utf8(&text) {
+                Ok(text) => {
+                    self.follow(text);
+                    Ok(())
+                }
+                Err(_) => Err(Close::Because(CloseCode::Invalid, "messages are UTF-8")),
+            },
+            Some(Ok(Message::Binary)) => {
                 Err(Close::Because(CloseCode::Unsupported, "messages are text"))
             }
-            Some(Ok(AggregatedMessage::Ping(data))) => {
+            Some(Ok(Message::Ping(data))) => {
                 let patience = self.state.config.slow_reader();
                 in_time(patience, self.session.pong(&data)).await
             }
-            Some(Ok(AggregatedMessage::Pong(_))) => Ok(()),
-            Some(Ok(AggregatedMessage::Close(_))) | None => Err(Close::Gone),
-            Some(Err(fault)) => Err(self.refuse_protocol(&fault).await),
+            Some(Ok(Message::Pong)) => Ok(()),
+            Some(Ok(Message::Close)) | None => Err(Close::Gone),
+            Some(Err(Fault::TooLarge)) => Err(self.refuse_size().await),
+            Some(Err(Fault::Protocol)) => Err(Close::Because(
+                CloseCode::Protocol,
+                "this is no WebSocket message",
+            )),
         }
     }
 
-    async fn refuse_protocol(&mut self, fault: &ProtocolError) -> Close {
-        if matches!(fault, ProtocolError::Overflow | ProtocolError::Io(_)) {
-            // Past the frames that wait: nothing more of them is written once the connection closes.
-            let told = self.session.text(frames::error(None, &too_large()));
-            if let Err(close) = in_time(self.state.config.slow_reader(), told).await {
-                return close;
-            }
-            return Close::Because(
-                CloseCode::Size,
-                "the message is larger than this node takes",
-            );
+    async fn refuse_size(&mut self) -> Close {
+        // Past the frames that wait: nothing more of them is written once the connection closes.
+        let told = self.session.text(frames::error(None, &too_large()));
+        if let Err(close) = in_time(self.state.config.slow_reader(), told).await {
+            return close;
         }
-        Close::Because(CloseCode::Protocol, "this is no WebSocket message")
+        Close::Because(
+            CloseCode::Size,
+            "the message is larger than this node takes",
+        )
     }
 
     fn follow(&mut self, text: &str) {

@@ -1,11 +1,13 @@
 //! The JSON messages of a WebSocket connection.
 
-use blyan_protocol::PublicError;
-use serde::Serialize;
-use serde_json::Value;
+use std::fmt;
 
-use crate::edge::chat::ChatBody;
-use crate::edge::error::ErrorDetail;
+use blyan_protocol::{Message, PublicError};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::edge::chat::{ChatBody, StopTexts};
+use crate::edge::error::{ErrorDetail, clipped};
 use crate::edge::sse::json;
 use crate::edge::stream::{Encode, StreamEvent};
 
@@ -30,48 +32,145 @@ pub struct Refused {
     pub message: String,
 }
 
+/// Says what a message is about, whatever else is in it.
+#[derive(Deserialize)]
+struct Envelope {
+    #[serde(default)]
+    id: Label,
+    #[serde(default)]
+    r#type: Label,
+}
+
+/// A short text; anything else is read over without being kept.
+#[derive(Default)]
+struct Label(Option<String>);
+
+/// `start`: the fields of [`ChatBody`] beside those of [`Envelope`]. Flattened, they would be read into a tree first
+/// that is many times as large as the message.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Start {
+    #[serde(rename = "id")]
+    _id: IgnoredAny,
+    #[serde(rename = "type")]
+    _type: IgnoredAny,
+    prompt: Option<String>,
+    messages: Option<Vec<Message>>,
+    max_tokens: Option<u32>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    seed: Option<u64>,
+    stop: Option<StopTexts>,
+    use_moe: Option<bool>,
+    top_k_experts: Option<u32>,
+}
+
+impl From<Start> for ChatBody {
+    fn from(start: Start) -> Self {
+        Self {
+            prompt: start.prompt,
+            messages: start.messages,
+            max_tokens: start.max_tokens,
+            temperature: start.temperature,
+            top_p: start.top_p,
+            seed: start.seed,
+            stop: start.stop,
+            use_moe: start.use_moe,
+            top_k_experts: start.top_k_experts,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Label {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(LabelVisitor)
+    }
+}
+
+struct LabelVisitor;
+
+impl<'de> Visitor<'de> for LabelVisitor {
+    type Value = Label;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a short text")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Label, E> {
+        let usable = (1..=ID_BYTES_MAX).contains(&text.len());
+        Ok(Label(usable.then(|| text.to_owned())))
+    }
+
+    fn visit_unit<E>(self) -> Result<Label, E> {
+        Ok(Label::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Label, E> {
+        Ok(Label::default())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Label, E> {
+        Ok(Label::default())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Label, E> {
+        Ok(Label::default())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Label, E> {
+        Ok(Label::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Label, A::Error> {
+        IgnoredAny.visit_seq(list).map(|_| Label::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Label, A::Error> {
+        IgnoredAny.visit_map(map).map(|_| Label::default())
+    }
+}
+
 impl ClientMessage {
     /// Reads one message.
     pub fn parse(text: &str) -> Result<Self, Refused> {
-        let mut object = match serde_json::from_str(text) {
-            Ok(Value::Object(object)) => object,
-            Ok(_) => return Err(refused(None, "A message is a JSON object.")),
-            Err(fault) => return Err(refused(None, format!("The message is not JSON: {fault}."))),
+        if !text.trim_start().starts_with('{') {
+            return Err(refused(None, "A message is a JSON object."));
+        }
+        let Envelope { id, r#type } = serde_json::from_str(text)
+            .map_err(|fault| refused(None, format_args!("The message is not JSON: {fault}.")))?;
+        let no_id = || {
+            refused(
+                None,
+                format_args!("id must be a text of 1 to {ID_BYTES_MAX} bytes."),
+            )
         };
-        let id = usable_id(object.remove("id"))?;
-        let kind = object.remove("type");
-        match kind.as_ref().and_then(Value::as_str) {
-            Some("start") => match serde_json::from_value(Value::Object(object)) {
-                Ok(body) => Ok(Self::Start {
-                    id,
-                    body: Box::new(body),
-                }),
-                Err(fault) => Err(refused(
-                    Some(id),
-                    format!("start is not as expected: {fault}."),
-                )),
-            },
+        let id = id.0.ok_or_else(no_id)?;
+        match r#type.0.as_deref() {
+            Some("start") => Self::start(id, text),
             Some("cancel") => Ok(Self::Cancel { id }),
             Some("ping") => Ok(Self::Ping { id }),
             _ => Err(refused(Some(id), "type must be start, cancel or ping.")),
         }
     }
-}
 
-fn usable_id(id: Option<Value>) -> Result<String, Refused> {
-    match id {
-        Some(Value::String(id)) if (1..=ID_BYTES_MAX).contains(&id.len()) => Ok(id),
-        _ => Err(refused(
-            None,
-            format!("id must be a text of 1 to {ID_BYTES_MAX} bytes."),
-        )),
+    fn start(id: String, text: &str) -> Result<Self, Refused> {
+        match serde_json::from_str::<Start>(text) {
+            Ok(start) => Ok(Self::Start {
+                id,
+                body: Box::new(start.into()),
+            }),
+            Err(fault) => Err(refused(
+                Some(id),
+                format_args!("start is not as expected: {fault}."),
+            )),
+        }
     }
 }
 
-fn refused(id: Option<String>, message: impl Into<String>) -> Refused {
+fn refused(id: Option<String>, message: impl fmt::Display) -> Refused {
     Refused {
         id,
-        message: message.into(),
+        message: clipped(message),
     }
 }
 
@@ -133,6 +232,8 @@ impl Encode for StreamFrames {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::edge::error::invalid;
 
