@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-flips perplexity oracle load bench-memory
+.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-flips perplexity oracle load bench-memory compare
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -98,3 +98,6 @@ bench-memory: build venv ## what a second replica costs
 
 load: build ## a chat load over HTTP, SSE and WebSocket against a node that runs on port 8000
 	$(CARGO_TARGET_DIR)/debug/blyan-loadtests run loadtests/scenarios/chat.toml $(ARGS)
+
+compare: build ## against llama.cpp, which the first run builds (a part: ARGS="decode --threads 1 --pairs 3")
+	python3 loadtests/compare/compare.py $(or $(ARGS),all) --binary $(binary)
