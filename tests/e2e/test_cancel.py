@@ -15,7 +15,7 @@ from clients import Client
 from conftest import run
 
 CASES = int(os.environ.get("BLYAN_CHAOS", "40"))
-BATCH = 20
+BATCH = 32
 STAYING = 4
 CHUNK = 16
 WAYS = ("http", "sse", "ws_cancel", "ws_close")
@@ -213,13 +213,15 @@ def draw(rng, ways, work) -> tuple[list[Client], list[Client]]:
     """More requests than there are slots, so that some wait: those that leave, and a few that stay to the end."""
     words = rng.sample(range(1, 40), STAYING + BATCH // 2) + rng.sample(range(80, 250), BATCH - BATCH // 2)
     staying = [Client("sse", n, 4, starts_after=rng.random() / 2) for n in words[:STAYING]]
-    leaving = [Client(rng.choice(ways), n, 400, starts_after=rng.random() / 2, rude=rng.random() < 0.5) for n in words[STAYING:]]
+    leaving = [Client(rng.choice(ways), n, 400, rude=rng.random() < 0.5) for n in words[STAYING:]]
     horizon = sum(map(work, staying + leaving)) / 2
     for client in leaving:
+        # Those with a deadline begin together, so that some end before a slot is free.
+        client.starts_after = 0 if client.way == "deadline" else rng.random() / 2
         if client.way not in ("http", "deadline") and rng.random() < 0.5:
             client.leaves_after_tokens = rng.randint(1, 12)
         elif client.way != "deadline":
-            client.leaves_after = rng.random() * horizon
+            client.leaves_after = rng.random() ** 2 * horizon
     return leaving, staying
 
 

@@ -661,6 +661,23 @@ fn an_expert_that_is_not_to_be_had_ends_only_who_needs_it() {
 }
 
 #[test]
+fn an_end_says_how_far_the_sequence_came() {
+    let phase = |plans: usize| {
+        let mut world = running(&[2 * SHAPE.chunk_max]);
+        for _ in 0..plans {
+            world.apply(Op::Plan(1));
+            world.apply(Op::Publish(1));
+        }
+        world.apply(Op::Cancel(0));
+        let told = world.told.values().next().unwrap();
+        told.ended.as_ref().map(|ended| ended.phase)
+    };
+    let phases: Vec<_> = (0..3).map(phase).collect();
+    let expected = [Phase::Queue, Phase::Prefill, Phase::Decode].map(Some);
+    assert_eq!(phases, expected);
+}
+
+#[test]
 fn nothing_is_admitted_after_the_end() {
     let mut world = running(&[2, 2, 2, 2, 2]);
     let error = PublicError::new(ErrorCode::ShuttingDown, "", "");
