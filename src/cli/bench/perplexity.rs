@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use blyan_formats::ArchitectureBody;
+use blyan_inference::config::Backend;
 use blyan_inference::step::StepEngine;
 use blyan_model::dense::{DenseWeights, Runtime};
 use blyan_model::eval::{Estimate, Losses, token_losses};
@@ -23,7 +24,6 @@ use crate::wiring::{ImportSource, LocalModel};
 
 /// Where the texts of the sources lie, as they were when this was built.
 const TEXTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/model/data/texts");
-const EVAL_TEXTS: [&str; 2] = ["eval-handbook.txt", "eval-persuasion.txt"];
 const FIT_TEXTS: [&str; 3] = ["fit-handbook.txt", "fit-jargon.txt", "fit-python.txt"];
 /// Fewer experts than all, at which splits are compared.
 const FEWER: [u32; 2] = [14, 12];
@@ -38,6 +38,14 @@ pub struct PerplexityArgs {
     /// Tokens to foresee, in equal shares of the texts
     #[arg(long, value_name = "N", default_value_t = 20_480)]
     tokens: usize,
+    /// Evaluation texts
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "handbook,persuasion"
+    )]
+    text: Vec<EvalText>,
     /// Folder with the texts of the sources (eval-*.txt, fit-*.txt)
     #[arg(long, value_name = "DIR", default_value = TEXTS)]
     texts: PathBuf,
@@ -54,9 +62,28 @@ pub struct PerplexityArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EvalText {
+    /// The Debian administrator's handbook
+    Handbook,
+    /// Jane Austen's Persuasion
+    Persuasion,
+}
+
+impl EvalText {
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Handbook => "eval-handbook.txt",
+            Self::Persuasion => "eval-persuasion.txt",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Other {
     /// Nothing
     None,
+    /// The same model on the reference backend
+    Reference,
     /// The source in fp32, before any split
     Gguf,
     /// Experts of neighbouring neurons, with routers fitted like those of the chain
@@ -100,10 +127,18 @@ pub fn run(config: &Config, args: &PerplexityArgs) -> Result<()> {
     let config = args.bench.compute.apply(config)?;
     let (tokens, mut scores) = with_model(&config, |local| {
         let tokens = eval_tokens(&local.model.architecture, args)?;
-        let scores = score_chain(local, &tokens, args)?;
+        let scores = score_chain(local, "chain", &tokens, args)?;
         Ok((tokens, scores))
     })?;
-    if args.compare.iter().any(|other| *other != Other::None) {
+    let asked = |wanted: &[Other]| args.compare.iter().any(|other| wanted.contains(other));
+    if asked(&[Other::Reference]) {
+        let mut config = config.clone();
+        config.inference.backend = Backend::Reference;
+        scores.extend(with_model(&config, |local| {
+            score_chain(local, "reference", &tokens, args)
+        })?);
+    }
+    if asked(&[Other::Gguf, Other::Contiguous, Other::Random]) {
         Others::read(&config, args)?.score(&tokens, args, &mut scores)?;
     }
     args.bench.print(&compared(&scores))
@@ -113,10 +148,11 @@ pub fn run(config: &Config, args: &PerplexityArgs) -> Result<()> {
 fn eval_tokens(architecture: &ArchitectureBody, args: &PerplexityArgs) -> Result<Vec<u32>> {
     let share = args
         .tokens
-        .div_ceil(EVAL_TEXTS.len())
+        .div_ceil(args.text.len())
         .next_multiple_of(WINDOW);
     let mut all = Vec::new();
-    for text in texts(&args.texts, &EVAL_TEXTS)? {
+    let files: Vec<_> = args.text.iter().map(|text| text.file()).collect();
+    for text in texts(&args.texts, &files)? {
         let tokens = tokenise(architecture, &text)?;
         let windows = tokens.len() / WINDOW * WINDOW;
         all.extend_from_slice(&tokens[..share.min(windows)]);
@@ -129,7 +165,12 @@ fn texts(folder: &Path, names: &[&str]) -> Result<Vec<Text>> {
     Ok(texts.collect::<Result<_, _>>()?)
 }
 
-fn score_chain(local: &LocalModel, tokens: &[u32], args: &PerplexityArgs) -> Result<Scores> {
+fn score_chain(
+    local: &LocalModel,
+    name: &str,
+    tokens: &[u32],
+    args: &PerplexityArgs,
+) -> Result<Scores> {
     let most = local.top_k(None)?;
     let asked = args.bench.compute.top_k_experts;
     let several = std::iter::once(most).chain(FEWER).collect();
@@ -137,7 +178,7 @@ fn score_chain(local: &LocalModel, tokens: &[u32], args: &PerplexityArgs) -> Res
     let mut scores = Scores::new();
     for top_k in counts {
         let losses = score(&local.engine, tokens, local.top_k(Some(top_k))?)?;
-        scores.insert(format!("chain/{top_k}"), losses);
+        scores.insert(format!("{name}/{top_k}"), losses);
     }
     Ok(scores)
 }

@@ -19,6 +19,7 @@
 mod attention;
 mod batch;
 mod choice;
+mod contention;
 mod error;
 mod experts;
 mod ffn;
@@ -56,18 +57,20 @@ use crate::kv::{KvPool, KvSlot};
 use crate::step::{StepEngine, StepError, StepOutput, StepRow, Terminate};
 use attention::{Attention, RowMemory};
 use batch::StepInputs;
+use contention::Contention;
 use ffn::Tally;
 use matrices::Matrices;
 use operators::{Domain, Shared};
 use runs::Runs;
-use session::GraphSession;
+use session::{GraphSession, Waiting};
 use value::Tensor;
 use weights::{BoundWeights, rope_tables};
 
 /// Sessions, weights and key/value bound of one model; shared by all replicas.
 pub struct Engine {
     // Sessions before what their runs point to.
-    sessions: Vec<Mutex<Option<Arc<GraphSession>>>>,
+    /// By number of rows, how threads wait.
+    sessions: Vec<[Mutex<Option<Arc<GraphSession>>>; 2]>,
     domain: Domain,
     environment: Environment,
     weights: BoundWeights,
@@ -75,6 +78,7 @@ pub struct Engine {
     pool: KvPool,
     shape: ModelShape,
     form: WeightForm,
+    contention: Contention,
     options: EngineOptions,
 }
 
@@ -130,7 +134,7 @@ impl Engine {
             threads: options.threads,
         };
         let engine = Self {
-            sessions: (0..options.rows_max).map(|_| Mutex::default()).collect(),
+            sessions: (0..options.rows_max).map(|_| Default::default()).collect(),
             domain: Domain::new(Arc::new(shared))?,
             environment,
             weights: BoundWeights::new(&shape, options.context_max, weights, form)?,
@@ -138,6 +142,7 @@ impl Engine {
             pool: KvPool::new(shape.kv(), options.kv_bytes_max),
             shape,
             form,
+            contention: Contention::default(),
             options,
         };
         engine.session(1)?;
@@ -161,7 +166,12 @@ impl Engine {
             WeightForm::Fp32 => rows,
             WeightForm::Stored => 1,
         };
-        let mut place = self.sessions[rows - 1].lock();
+        let waiting = match self.options.threads {
+            1 => Waiting::Sleeping,
+            _ if self.contention.look() => Waiting::Sleeping,
+            _ => Waiting::Spinning,
+        };
+        let mut place = self.sessions[rows - 1][waiting as usize].lock();
         if let Some(session) = &*place {
             return Ok(Arc::clone(session));
         }
@@ -176,7 +186,7 @@ impl Engine {
             environment,
             &graph,
             domain,
-            options.threads,
+            (options.threads, waiting),
             &options.provider,
         )?;
         Ok(Arc::clone(place.insert(Arc::new(session))))

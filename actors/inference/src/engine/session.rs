@@ -17,6 +17,9 @@ use super::value::{Tensor, check};
 use super::{EngineError, Provider};
 use crate::graph::StepGraph;
 
+/// Longer than a norm takes, shorter than a time slice.
+const SPIN_MICROSECONDS: &str = "200";
+
 /// The library is loaded once a process and never unloaded.
 static LOADED: OnceLock<(PathBuf, Environment)> = OnceLock::new();
 
@@ -73,6 +76,15 @@ fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &st
     }
 }
 
+/// How a session's threads wait for the next piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Asleep: others can use the processor.
+    Sleeping,
+    /// Awake for a moment, longer than what lies between two pieces of one step.
+    Spinning,
+}
+
 /// A session of one graph. Any number of threads may run it at one time.
 pub struct GraphSession {
     session: Arc<SharedSessionInner>,
@@ -86,7 +98,7 @@ impl GraphSession {
         environment: &Environment,
         graph: &StepGraph,
         domain: &Domain,
-        threads: usize,
+        threads: (usize, Waiting),
         provider: &Provider,
     ) -> Result<Self, EngineError> {
         // ONNX Runtime registers the operators' domain for the whole process, without a lock of its own.
@@ -154,7 +166,7 @@ fn commit(
     environment: &Environment,
     graph: &StepGraph,
     domain: &Domain,
-    threads: usize,
+    (threads, waiting): (usize, Waiting),
     provider: &Provider,
 ) -> ort::Result<Session> {
     // The graph is written in its fused form, so there is nothing to optimise. Shapes differ from step to step, so
@@ -163,7 +175,10 @@ fn commit(
         .with_optimization_level(GraphOptimizationLevel::Disable)?
         .with_memory_pattern(false)?
         .with_intra_threads(threads)?
-        .with_intra_op_spinning(false)?
+        .with_intra_op_spinning(waiting == Waiting::Spinning)?
+        .with_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)?
+        // A step's threads sleep between steps.
+        .with_config_entry("session.force_spinning_stop", "1")?
         .with_log_level(LogLevel::Warning)?
         .with_operators(domain.get())?
         .with_execution_providers(providers(provider))?;

@@ -192,12 +192,8 @@ fn greatest(tiles: &[LaneFloats], visible: usize) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = (visible / LANES, visible % LANES);
     for tile in &tiles[..whole] {
-        for lane in 0..LANES {
-            lanes[lane] = if tile.0[lane] > lanes[lane] {
-                tile.0[lane]
-            } else {
-                lanes[lane]
-            };
+        for (greatest, score) in lanes.iter_mut().zip(tile.0) {
+            *greatest = if score > *greatest { score } else { *greatest };
         }
     }
     let mut greatest = f32::NEG_INFINITY;
@@ -235,11 +231,11 @@ fn mix<L: Lanes, const G: usize, const V: usize>(
         for v in 0..V {
             value[v] = lanes.load(&padded(&row[at + v * LANES..]));
         }
-        for query in 0..G {
+        for (query, sums) in sums.iter_mut().enumerate() {
             let weight = weights.tiles[query * weights.per_query + tile].0[lane];
             let weight = lanes.splat(weight);
             for v in 0..V {
-                sums[query][v] = lanes.multiply_add(weight, value[v], sums[query][v]);
+                sums[v] = lanes.multiply_add(weight, value[v], sums[v]);
             }
         }
     }
