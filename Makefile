@@ -80,7 +80,7 @@ chaos: build venv ## 1,000 panics under load, windows, stuck runs (about half an
 chaos-import: build venv ## 200 kills of imports, then with failing syncs (about half an hour)
 	BLYAN_CHAOS=200 $(pytest) -s tests/e2e/test_import.py
 
-chaos-cancel: build venv ## 1,000 clients that go away while their request waits, reads or answers (about ten minutes)
+chaos-cancel: build venv ## 1,000 clients that go away while their request waits, reads or answers (about six minutes)
 	BLYAN_CHAOS=1000 $(pytest) -s tests/e2e/test_cancel.py
 
 chaos-flips: build venv ## 100 flipped bits of a store, each found before use
