@@ -3,43 +3,60 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::lanes::{BLOCK, LANES, LaneFloats, LaneWords, Lanes, PACKED_BLOCK, SLICE, XBlock};
-use super::quantise::QuantisedRows;
-use super::rows::{GroupWork, Rows, for_groups, store_lanes};
+use super::lanes::{
+    BLOCK, Int8Block, LANES, LaneFloats, LaneWords, Lanes, SLICE, Uint4Block, XBlock,
+};
+use super::quantise::{QuantisedRows, TokenBlocks};
+use super::rows::{Buffer, GroupWork, Rows, for_groups, store_lanes};
 
-/// How elements are stored. Every method must be `#[inline(always)]`.
-pub trait Storage {
-    /// Of one block.
-    const BYTES: usize;
-    const INT8: bool;
+/// Blocks of a row for which no memory is allocated.
+const BLOCKS: usize = 32;
+const SLICES: usize = BLOCKS / SLICE;
 
-    fn lay_out<L: Lanes>(lanes: L, rows: &Rows<'_, u8>, at: usize, weights: &mut L::Weights);
+/// A block of elements as it is stored. Every method must be `#[inline(always)]`.
+pub trait Block: Copy + Default {
+    /// Whether value = scale of the block x element, or + minimum of the block besides.
+    const HAS_MINIMUM: bool;
+
+    fn lay_out<L: Lanes>(lanes: L, rows: &Rows<'_, Self>, at: usize, weights: &mut L::Weights);
+
+    /// See [`Lanes::sums`].
+    fn sums<L: Lanes, const T: usize>(
+        lanes: L,
+        weights: &L::Weights,
+        x: &[XBlock; T],
+        x_offsets: &[i32; T],
+    ) -> [L::Ints; T];
 
     fn slice<L: Lanes>(lanes: L, x: &[XBlock; SLICE]) -> L::XSlice;
 
-    /// Of the four rows from `first` on, see [`Lanes::int8_dots`].
-    fn dots<L: Lanes>(
+    /// See [`Lanes::int8_dots`].
+    fn dots<L: Lanes>(lanes: L, rows: [&[Self; SLICE]; SLICE], x: &L::XSlice) -> LaneWords;
+
+    /// See [`Lanes::sums_of_dots`].
+    fn sums_of_dots<L: Lanes>(
         lanes: L,
-        rows: &Rows<'_, u8>,
-        first: usize,
-        at: usize,
-        x: &L::XSlice,
-    ) -> LaneWords;
+        dots: &[LaneWords; LANES / SLICE],
+        x_offsets: &[i32; SLICE],
+    ) -> [L::Ints; SLICE];
 }
 
-/// value = scale of the block x element.
-pub struct Int8;
-
-/// value = scale of the block x element + minimum of the block.
-pub struct Uint4;
-
-impl Storage for Int8 {
-    const BYTES: usize = BLOCK;
-    const INT8: bool = true;
+impl Block for Int8Block {
+    const HAS_MINIMUM: bool = false;
 
     #[inline(always)]
-    fn lay_out<L: Lanes>(lanes: L, rows: &Rows<'_, u8>, at: usize, weights: &mut L::Weights) {
+    fn lay_out<L: Lanes>(lanes: L, rows: &Rows<'_, Self>, at: usize, weights: &mut L::Weights) {
         lanes.lay_out_int8(rows, at, weights);
+    }
+
+    #[inline(always)]
+    fn sums<L: Lanes, const T: usize>(
+        lanes: L,
+        weights: &L::Weights,
+        x: &[XBlock; T],
+        x_offsets: &[i32; T],
+    ) -> [L::Ints; T] {
+        lanes.sums::<true, T>(weights, x, x_offsets)
     }
 
     #[inline(always)]
@@ -48,25 +65,36 @@ impl Storage for Int8 {
     }
 
     #[inline(always)]
-    fn dots<L: Lanes>(
+    fn dots<L: Lanes>(lanes: L, rows: [&[Self; SLICE]; SLICE], x: &L::XSlice) -> LaneWords {
+        lanes.int8_dots(rows, x)
+    }
+
+    #[inline(always)]
+    fn sums_of_dots<L: Lanes>(
         lanes: L,
-        rows: &Rows<'_, u8>,
-        first: usize,
-        at: usize,
-        x: &L::XSlice,
-    ) -> LaneWords {
-        let mut spare = [[0; SLICE * BLOCK]; SLICE];
-        lanes.int8_dots(rows.padded_runs(first, at, &mut spare), x)
+        dots: &[LaneWords; LANES / SLICE],
+        x_offsets: &[i32; SLICE],
+    ) -> [L::Ints; SLICE] {
+        lanes.sums_of_dots::<true>(dots, x_offsets)
     }
 }
 
-impl Storage for Uint4 {
-    const BYTES: usize = PACKED_BLOCK;
-    const INT8: bool = false;
+impl Block for Uint4Block {
+    const HAS_MINIMUM: bool = true;
 
     #[inline(always)]
-    fn lay_out<L: Lanes>(lanes: L, rows: &Rows<'_, u8>, at: usize, weights: &mut L::Weights) {
+    fn lay_out<L: Lanes>(lanes: L, rows: &Rows<'_, Self>, at: usize, weights: &mut L::Weights) {
         lanes.lay_out_uint4(rows, at, weights);
+    }
+
+    #[inline(always)]
+    fn sums<L: Lanes, const T: usize>(
+        lanes: L,
+        weights: &L::Weights,
+        x: &[XBlock; T],
+        x_offsets: &[i32; T],
+    ) -> [L::Ints; T] {
+        lanes.sums::<false, T>(weights, x, x_offsets)
     }
 
     #[inline(always)]
@@ -75,51 +103,30 @@ impl Storage for Uint4 {
     }
 
     #[inline(always)]
-    fn dots<L: Lanes>(
+    fn dots<L: Lanes>(lanes: L, rows: [&[Self; SLICE]; SLICE], x: &L::XSlice) -> LaneWords {
+        lanes.uint4_dots(rows, x)
+    }
+
+    #[inline(always)]
+    fn sums_of_dots<L: Lanes>(
         lanes: L,
-        rows: &Rows<'_, u8>,
-        first: usize,
-        at: usize,
-        x: &L::XSlice,
-    ) -> LaneWords {
-        let mut spare = [[0; SLICE * PACKED_BLOCK]; SLICE];
-        lanes.uint4_dots(rows.padded_runs(first, at, &mut spare), x)
+        dots: &[LaneWords; LANES / SLICE],
+        x_offsets: &[i32; SLICE],
+    ) -> [L::Ints; SLICE] {
+        lanes.sums_of_dots::<false>(dots, x_offsets)
     }
 }
 
-/// `[N, K]`
-pub struct BlockMatrix<'a, S> {
-    bytes: &'a [u8],
-    /// `[N, K / 32]`
-    scales: &'a [f32],
-    /// `[N, K / 32]`, or nothing if there are none.
-    minimums: &'a [f32],
-    storage: PhantomData<S>,
+/// A matrix `[N, K]`.
+pub struct BlockMatrix<'a, B> {
+    /// `[N, K / 32]`, as are scales and minimums.
+    pub blocks: &'a [B],
+    pub scales: &'a [f32],
+    /// Empty if there are none.
+    pub minimums: &'a [f32],
 }
 
-impl<'a> BlockMatrix<'a, Int8> {
-    pub fn int8(bytes: &'a [u8], scales: &'a [f32]) -> Self {
-        Self {
-            bytes,
-            scales,
-            minimums: &[],
-            storage: PhantomData,
-        }
-    }
-}
-
-impl<'a> BlockMatrix<'a, Uint4> {
-    pub fn uint4(bytes: &'a [u8], scales: &'a [f32], minimums: &'a [f32]) -> Self {
-        Self {
-            bytes,
-            scales,
-            minimums,
-            storage: PhantomData,
-        }
-    }
-}
-
-impl<S: Storage> BlockMatrix<'_, S> {
+impl<B: Block> BlockMatrix<'_, B> {
     /// Overwrites `out` `[T, rows.len()]`.
     #[inline(always)]
     pub fn product<L: Lanes>(
@@ -129,9 +136,10 @@ impl<S: Storage> BlockMatrix<'_, S> {
         x: &QuantisedRows,
         out: &mut [f32],
     ) {
-        match x.tokens() {
-            1 => self.one_token(lanes, rows, x, out),
-            _ => self.many_tokens(lanes, rows, x, out),
+        if x.tokens() == 1 && x.width() >= SLICE * BLOCK {
+            self.one_token(lanes, rows, x, out);
+        } else {
+            self.many_tokens(lanes, rows, x, out);
         }
     }
 
@@ -145,21 +153,22 @@ impl<S: Storage> BlockMatrix<'_, S> {
         out: &mut [f32],
     ) {
         let blocks = x.width() / BLOCK;
-        let slices = Slices::<L>::new::<S>(lanes, x);
-        let mut dots = vec![[LaneWords::ZERO; LANES / SLICE]; blocks.div_ceil(SLICE)];
-        let mut factors = Factors::new(blocks, S::INT8);
+        let slices = slices::<L, B>(lanes, x);
+        let mut dots = Buffer::<_, SLICES>::new([LaneWords::ZERO; LANES / SLICE], slices.len());
+        let mut factors = Factors::new(blocks, B::HAS_MINIMUM);
         let mut spare = Vec::new();
         for first in rows.clone().step_by(LANES) {
             factors.set(lanes, [self.scales, self.minimums], first, rows.end);
-            let len = blocks * S::BYTES;
-            let tile = Rows::new(self.bytes, len, first, rows.end, &mut spare);
-            for (part, row) in (0..LANES).step_by(SLICE).enumerate() {
-                tile.prefetch_next(lanes, part, LANES / SLICE);
-                for ((at, dots), (x, _)) in dots.iter_mut().enumerate().zip(&slices.0) {
-                    dots[part] = S::dots(lanes, &tile, row, at * SLICE * S::BYTES, x);
+            let tile = Rows::new(self.blocks, blocks, first, rows.end, &mut spare);
+            for part in 0..LANES / SLICE {
+                for (at, (slice, dots)) in slices.iter().zip(dots.iter_mut()).enumerate() {
+                    let rows = tile.some_runs(part * SLICE, slice.first);
+                    dots[part] = B::dots(lanes, rows, &slice.x);
+                    let done = part * slices.len() + at;
+                    tile.prefetch_next(lanes, done..done + 1);
                 }
             }
-            let sum = factors.sum(lanes, &dots, &slices);
+            let sum = factors.sum::<L, B>(lanes, &dots, &slices);
             let numbers = lanes.store(lanes.multiply(sum, lanes.splat(x.scale(0))));
             store_lanes(&mut out[first - rows.start..], &numbers);
         }
@@ -176,64 +185,86 @@ impl<S: Storage> BlockMatrix<'_, S> {
     ) {
         let blocks = x.width() / BLOCK;
         let mut weights = vec![L::NO_WEIGHTS; blocks];
-        let mut factors = Factors::new(blocks, S::INT8);
+        let mut factors = Factors::new(blocks, B::HAS_MINIMUM);
         let mut spare = Vec::new();
         for first in rows.clone().step_by(LANES) {
             factors.set(lanes, [self.scales, self.minimums], first, rows.end);
-            let len = blocks * S::BYTES;
-            let tile = Rows::new(self.bytes, len, first, rows.end, &mut spare);
+            let tile = Rows::new(self.blocks, blocks, first, rows.end, &mut spare);
             for (block, weights) in weights.iter_mut().enumerate() {
-                tile.prefetch_next(lanes, block, blocks);
-                S::lay_out(lanes, &tile, block * S::BYTES, weights);
+                tile.prefetch_next(lanes, block..block + 1);
+                B::lay_out(lanes, &tile, block, weights);
             }
-            let mut product = TileProduct::<L, S> {
+            let mut product = TileProduct::<L, B> {
                 weights: &weights,
                 factors: &factors,
                 x,
                 out: &mut *out,
                 stride: rows.len(),
                 at: first - rows.start,
-                storage: PhantomData,
+                block: PhantomData,
             };
             for_groups(lanes, x.tokens(), &mut product);
         }
     }
 }
 
-/// The activations of one token, four blocks at a time, and the blocks' offsets.
-struct Slices<L: Lanes>(Vec<(L::XSlice, [i32; SLICE])>);
+/// Four blocks of one token's activations.
+#[derive(Clone, Copy)]
+struct Slice<X> {
+    /// The first of them.
+    first: usize,
+    /// How many of them are in the slice before, too.
+    repeated: usize,
+    x: X,
+    /// See [`TokenBlocks`].
+    sums: [f32; SLICE],
+    offsets: [i32; SLICE],
+}
 
-impl<L: Lanes> Slices<L> {
-    #[inline(always)]
-    fn new<S: Storage>(lanes: L, x: &QuantisedRows) -> Self {
-        let blocks = x.width() / BLOCK;
-        let mut slices = Vec::with_capacity(blocks.div_ceil(SLICE));
-        for at in (0..blocks).step_by(SLICE) {
-            let mut values = [XBlock::ZERO; SLICE];
-            let mut offsets = [0; SLICE];
-            for (place, block) in (at..blocks.min(at + SLICE)).enumerate() {
-                let ([value], [offset]) = x.block(block, 0);
-                (values[place], offsets[place]) = (*value, *offset);
-            }
-            slices.push((S::slice(lanes, &values), offsets));
+/// The last one goes back as far as it needs to be whole.
+#[inline(always)]
+fn slices<L: Lanes, B: Block>(lanes: L, x: &QuantisedRows) -> Buffer<Slice<L::XSlice>, SLICES> {
+    let blocks = x.width() / BLOCK;
+    let slice = |at: usize| {
+        let first = at.min(blocks - SLICE);
+        let mut values = [XBlock::ZERO; SLICE];
+        let mut sums = [0.0; SLICE];
+        let mut offsets = [0; SLICE];
+        for place in 0..SLICE {
+            let block: TokenBlocks<'_, 1> = x.block(first + place, 0);
+            [values[place]] = *block.values;
+            [sums[place]] = *block.sums;
+            [offsets[place]] = *block.offsets;
         }
-        Self(slices)
+        Slice {
+            first,
+            repeated: at - first,
+            x: B::slice(lanes, &values),
+            sums,
+            offsets,
+        }
+    };
+    let mut slices = Buffer::new(slice(0), blocks.div_ceil(SLICE));
+    for (at, place) in slices.iter_mut().enumerate().skip(1) {
+        *place = slice(at * SLICE);
     }
+    slices
 }
 
 /// Scales and minimums of sixteen rows, by block.
 struct Factors {
-    scales: Vec<LaneFloats>,
+    scales: Buffer<LaneFloats, BLOCKS>,
     /// Empty if there are none.
-    minimums: Vec<LaneFloats>,
+    minimums: Buffer<LaneFloats, BLOCKS>,
     spare: Vec<f32>,
 }
 
 impl Factors {
-    fn new(blocks: usize, int8: bool) -> Self {
+    #[inline(always)]
+    fn new(blocks: usize, has_minimum: bool) -> Self {
         Self {
-            scales: vec![LaneFloats::ZERO; blocks],
-            minimums: vec![LaneFloats::ZERO; if int8 { 0 } else { blocks }],
+            scales: Buffer::new(LaneFloats::ZERO, blocks),
+            minimums: Buffer::new(LaneFloats::ZERO, if has_minimum { blocks } else { 0 }),
             spare: Vec::new(),
         }
     }
@@ -248,10 +279,10 @@ impl Factors {
         end: usize,
     ) {
         let blocks = self.scales.len();
-        for (from, to) in [(scales, &mut self.scales), (minimums, &mut self.minimums)] {
+        for (from, to) in [(scales, &mut *self.scales), (minimums, &mut *self.minimums)] {
             if !to.is_empty() {
                 let rows = Rows::new(from, blocks, first, end, &mut self.spare);
-                rows.prefetch_next(lanes, 0, 1);
+                rows.prefetch_next(lanes, 0..blocks);
                 rows.transpose(lanes, to);
             }
         }
@@ -259,49 +290,53 @@ impl Factors {
 
     /// One token's sums over all blocks.
     #[inline(always)]
-    fn sum<L: Lanes>(
+    fn sum<L: Lanes, B: Block>(
         &self,
         lanes: L,
         dots: &[[LaneWords; LANES / SLICE]],
-        slices: &Slices<L>,
+        slices: &[Slice<L::XSlice>],
     ) -> L::Floats {
         let mut sum = lanes.splat(0.0);
-        for (at, (dots, (_, offsets))) in dots.iter().zip(&slices.0).enumerate() {
-            let sums = if self.minimums.is_empty() {
-                lanes.sums_of_dots::<true>(dots, offsets)
-            } else {
-                lanes.sums_of_dots::<false>(dots, offsets)
-            };
-            let blocks = at * SLICE..self.scales.len().min((at + 1) * SLICE);
-            for (block, (ints, offset)) in blocks.zip(sums.iter().zip(offsets)) {
-                sum = self.add_block(lanes, block, lanes.to_floats(*ints), *offset, sum);
+        for (dots, slice) in dots.iter().zip(slices) {
+            let sums = B::sums_of_dots(lanes, dots, &slice.offsets);
+            let places = sums.iter().zip(&slice.sums).enumerate();
+            for (place, (products, x_sum)) in places.skip(slice.repeated) {
+                let factors = self.load(lanes, slice.first + place);
+                sum = add_block(lanes, factors, *products, *x_sum, sum);
             }
         }
         sum
     }
 
+    /// Scale and minimum of a block.
     #[inline(always)]
-    fn add_block<L: Lanes>(
-        &self,
-        lanes: L,
-        block: usize,
-        products: L::Floats,
-        x_offset: i32,
-        sum: L::Floats,
-    ) -> L::Floats {
-        let sum = lanes.multiply_add(products, lanes.load(&self.scales[block]), sum);
-        match self.minimums.get(block) {
-            None => sum,
-            Some(minimum) => {
-                let x = lanes.splat(x_offset as f32 * (-1.0 / 128.0));
-                lanes.multiply_add(x, lanes.load(minimum), sum)
-            }
-        }
+    fn load<L: Lanes>(&self, lanes: L, block: usize) -> (L::Floats, Option<L::Floats>) {
+        let minimum = self.minimums.get(block);
+        (
+            lanes.load(&self.scales[block]),
+            minimum.map(|minimum| lanes.load(minimum)),
+        )
+    }
+}
+
+/// Adds to `sum` what a block contributes.
+#[inline(always)]
+fn add_block<L: Lanes>(
+    lanes: L,
+    (scale, minimum): (L::Floats, Option<L::Floats>),
+    products: L::Ints,
+    x_sum: f32,
+    sum: L::Floats,
+) -> L::Floats {
+    let sum = lanes.multiply_add(lanes.to_floats(products), scale, sum);
+    match minimum {
+        None => sum,
+        Some(minimum) => lanes.multiply_add(lanes.splat(x_sum), minimum, sum),
     }
 }
 
 /// Sixteen columns of an output `[T, stride]`, from column `at`.
-struct TileProduct<'a, L: Lanes, S> {
+struct TileProduct<'a, L: Lanes, B> {
     /// By block.
     weights: &'a [L::Weights],
     factors: &'a Factors,
@@ -309,26 +344,20 @@ struct TileProduct<'a, L: Lanes, S> {
     out: &'a mut [f32],
     stride: usize,
     at: usize,
-    storage: PhantomData<S>,
+    block: PhantomData<B>,
 }
 
-impl<L: Lanes, S: Storage> GroupWork<L> for TileProduct<'_, L, S> {
+impl<L: Lanes, B: Block> GroupWork<L> for TileProduct<'_, L, B> {
     #[inline(always)]
     fn group<const T: usize>(&mut self, lanes: L, first: usize) -> usize {
         let mut sums = [lanes.splat(0.0); T];
         for (block, weights) in self.weights.iter().enumerate() {
-            let (x, x_offsets) = self.x.block::<T>(block, first);
-            let products = if S::INT8 {
-                lanes.sums::<true, T>(weights, x, x_offsets)
-            } else {
-                lanes.sums::<false, T>(weights, x, x_offsets)
-            };
+            let x = self.x.block::<T>(block, first);
+            let products = B::sums::<L, T>(lanes, weights, x.values, x.offsets);
+            let factors = self.factors.load(lanes, block);
             for token in 0..T {
-                let products = lanes.to_floats(products[token]);
-                let offset = x_offsets[token];
-                sums[token] = self
-                    .factors
-                    .add_block(lanes, block, products, offset, sums[token]);
+                let (products, x_sum) = (products[token], x.sums[token]);
+                sums[token] = add_block(lanes, factors, products, x_sum, sums[token]);
             }
         }
         for (token, sum) in sums.iter().enumerate() {

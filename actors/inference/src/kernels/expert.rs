@@ -1,13 +1,17 @@
 //! One expert: a slice of a SwiGLU layer.
 
-use super::blocks::BlockMatrix;
 use super::error::{ShapeError, check, check_multiple, elements};
 use super::isa::Task;
-use super::lanes::{BLOCK, LANES, LaneFloats, Lanes};
-use super::matrix::as_bytes;
+use super::lanes::{BLOCK, Int8Block, LANES, LaneFloats, Lanes};
+use super::matrix::int8_matrix;
 use super::quantise::QuantisedRows;
-use super::rows::{GroupWork, Rows, for_groups};
+use super::rows::{Buffer, GroupWork, Rows, for_groups};
 use super::silu::silu;
+
+/// Products and activations for which no memory is allocated.
+const NUMBERS: usize = 512;
+/// Blocks of outputs for which no memory is allocated.
+const BLOCKS: usize = 32;
 
 /// The weights of one expert of F neurons, `[3F, H]`: the rows of gate, of up, and of down transposed. int8 in blocks of
 /// 32, value = `scales[row, block]` x element.
@@ -78,24 +82,27 @@ impl Task for Compute<'_> {
             values,
             scales,
         } = *expert;
-        let values = as_bytes(values);
-        let mut products = vec![0.0; x.tokens() * 2 * neurons];
-        BlockMatrix::int8(values, scales).product(lanes, 0..2 * neurons, x, &mut products);
+        let mut products = Buffer::<_, NUMBERS>::new(0.0, x.tokens() * 2 * neurons);
+        let rows = int8_matrix(values, scales);
+        rows.product(lanes, 0..2 * neurons, x, &mut products);
+        let width = hidden / BLOCK;
         let down = Down {
-            values: &values[2 * neurons * hidden..],
-            scales: &scales[2 * neurons * hidden / BLOCK..],
-            hidden,
+            blocks: &rows.blocks[2 * neurons * width..],
+            scales: &rows.scales[2 * neurons * width..],
+            width,
             neurons,
         };
+        let (out, _) = out.as_chunks_mut();
         down.product(lanes, &activations(&products, neurons), out);
     }
 }
 
 /// `[T, F / 16]`, the last lanes zero, from gate and up `[T, 2F]`.
 #[inline(always)]
-fn activations(products: &[f32], neurons: usize) -> Vec<LaneFloats> {
+fn activations(products: &[f32], neurons: usize) -> Buffer<LaneFloats, { NUMBERS / LANES }> {
     let tiles = neurons.div_ceil(LANES);
-    let mut activations = vec![LaneFloats::ZERO; products.len() / (2 * neurons) * tiles];
+    let len = products.len() / (2 * neurons) * tiles;
+    let mut activations = Buffer::new(LaneFloats::ZERO, len);
     let rows = products.chunks_exact(2 * neurons);
     for (row, activations) in rows.zip(activations.chunks_exact_mut(tiles)) {
         let (gates, ups) = row.split_at(neurons);
@@ -110,110 +117,189 @@ fn activations(products: &[f32], neurons: usize) -> Vec<LaneFloats> {
     activations
 }
 
-/// `[F, H]`
+/// The transposed matrix.
 struct Down<'a> {
-    values: &'a [u8],
+    /// `[F, H / 32]`, as are the scales.
+    blocks: &'a [Int8Block],
     scales: &'a [f32],
-    hidden: usize,
+    /// H / 32
+    width: usize,
+    /// F
     neurons: usize,
 }
 
 impl Down<'_> {
-    /// `activations` are `[T, F / 16]`.
+    /// Overwrites `out` `[T, H / 16]`; `activations` are `[T, F / 16]`.
     #[inline(always)]
-    fn product<L: Lanes>(&self, lanes: L, activations: &[LaneFloats], out: &mut [f32]) {
-        let mut work = DownProduct {
-            down: self,
-            activations,
-            scales: vec![LaneFloats::ZERO; self.hidden / BLOCK],
-            spare_values: Vec::new(),
-            spare_scales: Vec::new(),
-            out,
-        };
-        for_groups(lanes, work.out.len() / self.hidden, &mut work);
+    fn product<L: Lanes>(&self, lanes: L, activations: &[LaneFloats], out: &mut [[f32; LANES]]) {
+        let tiles = self.neurons.div_ceil(LANES);
+        out.fill([0.0; LANES]);
+        if activations.len() == tiles {
+            self.one_token(lanes, activations, out);
+        } else {
+            self.many_tokens(lanes, activations, out);
+        }
+    }
+
+    /// Reads the weights as they stand, for speed is that of memory.
+    #[inline(always)]
+    fn one_token<L: Lanes>(&self, lanes: L, activations: &[LaneFloats], out: &mut [[f32; LANES]]) {
+        let (mut spare, mut spare_scales) = (Vec::new(), Vec::new());
+        let mut scales = Buffer::<_, BLOCKS>::new(LaneFloats::ZERO, self.width);
+        for (tile, h) in activations.iter().enumerate() {
+            let (first, end) = (tile * LANES, self.neurons);
+            let rows = Rows::new(self.scales, self.width, first, end, &mut spare_scales);
+            rows.transpose(lanes, &mut scales);
+            for scale in scales.iter_mut() {
+                *scale = lanes.store(lanes.multiply(lanes.load(h), lanes.load(scale)));
+            }
+            let rows = Rows::new(self.blocks, self.width, first, end, &mut spare);
+            let mut at = 0;
+            while at < self.width {
+                let left = (self.width - at).min(L::SUMS / 2);
+                let done = match left {
+                    4.. => add_blocks::<L, 4>(lanes, &rows, at, &scales, out),
+                    2.. => add_blocks::<L, 2>(lanes, &rows, at, &scales, out),
+                    _ => add_blocks::<L, 1>(lanes, &rows, at, &scales, out),
+                };
+                rows.prefetch_next(lanes, at..at + done);
+                at += done;
+            }
+        }
+    }
+
+    /// Widens a block of outputs for all neurons, to use it for all tokens.
+    #[inline(always)]
+    fn many_tokens<L: Lanes>(
+        &self,
+        lanes: L,
+        activations: &[LaneFloats],
+        out: &mut [[f32; LANES]],
+    ) {
+        let tiles = self.neurons.div_ceil(LANES);
+        let mut weights = vec![[[LaneFloats::ZERO; 2]; LANES]; tiles];
+        let scales = self.scales_by_block(lanes);
+        let mut spare = Vec::new();
+        for block in 0..self.width {
+            for (tile, weights) in weights.iter_mut().enumerate() {
+                let (first, end) = (tile * LANES, self.neurons);
+                let rows = Rows::new(self.blocks, self.width, first, end, &mut spare);
+                for (weights, [row]) in weights.iter_mut().zip(rows.runs(block)) {
+                    let (halves, _) = row.as_chunks();
+                    weights[0] = lanes.store(lanes.bytes_to_floats(&halves[0]));
+                    weights[1] = lanes.store(lanes.bytes_to_floats(&halves[1]));
+                }
+            }
+            let mut work = DownBlock {
+                weights: &weights,
+                scales: &scales[block * tiles..][..tiles],
+                activations,
+                out: &mut *out,
+                stride: 2 * self.width,
+                at: 2 * block,
+            };
+            for_groups(lanes, activations.len() / tiles, &mut work);
+        }
+    }
+
+    /// `[H / 32, F / 16]`
+    #[inline(always)]
+    fn scales_by_block<L: Lanes>(&self, lanes: L) -> Vec<LaneFloats> {
+        let tiles = self.neurons.div_ceil(LANES);
+        let mut scales = vec![LaneFloats::ZERO; tiles * self.width];
+        let mut columns = vec![LaneFloats::ZERO; self.width];
+        let mut spare = Vec::new();
+        for tile in 0..tiles {
+            let (first, end) = (tile * LANES, self.neurons);
+            let rows = Rows::new(self.scales, self.width, first, end, &mut spare);
+            rows.transpose(lanes, &mut columns);
+            for (scales, column) in scales.chunks_exact_mut(tiles).zip(&columns) {
+                scales[tile] = *column;
+            }
+        }
+        scales
     }
 }
 
-struct DownProduct<'a> {
-    down: &'a Down<'a>,
+/// Adds to blocks `at` to `at + B` of a token's outputs what sixteen neurons contribute; `x` are its activations times
+/// scales, by block. Returns `B`.
+#[inline(always)]
+fn add_blocks<L: Lanes, const B: usize>(
+    lanes: L,
+    rows: &Rows<'_, Int8Block>,
+    at: usize,
+    x: &[LaneFloats],
+    out: &mut [[f32; LANES]],
+) -> usize {
+    let rows: [&[Int8Block; B]; LANES] = rows.runs(at);
+    let x: &[LaneFloats; B] = x[at..].first_chunk().expect("there is one for each block");
+    let (out, _) = out[2 * at..].as_chunks_mut::<2>();
+    let out: &mut [_; B] = out
+        .first_chunk_mut()
+        .expect("there are two vectors for each block");
+    let mut sums = [[lanes.splat(0.0); 2]; B];
+    for block in 0..B {
+        for half in 0..2 {
+            sums[block][half] = lanes.load(&LaneFloats(out[block][half]));
+        }
+    }
+    for (neuron, row) in rows.iter().enumerate() {
+        for block in 0..B {
+            let x = lanes.splat(x[block].0[neuron]);
+            let (halves, _) = row[block].as_chunks();
+            for half in 0..2 {
+                let weights = lanes.bytes_to_floats(&halves[half]);
+                sums[block][half] = lanes.multiply_add(x, weights, sums[block][half]);
+            }
+        }
+    }
+    for block in 0..B {
+        for half in 0..2 {
+            out[block][half] = lanes.store(sums[block][half]).0;
+        }
+    }
+    B
+}
+
+/// A block of outputs, whose first sixteen are column `at` of `[T, stride]`.
+struct DownBlock<'a> {
+    /// By neuron.
+    weights: &'a [[[LaneFloats; 2]; LANES]],
+    /// `[F / 16]`
+    scales: &'a [LaneFloats],
     /// `[T, F / 16]`
     activations: &'a [LaneFloats],
-    /// Of sixteen neurons, by block.
-    scales: Vec<LaneFloats>,
-    spare_values: Vec<u8>,
-    spare_scales: Vec<f32>,
-    /// `[T, H]`
-    out: &'a mut [f32],
+    out: &'a mut [[f32; LANES]],
+    stride: usize,
+    at: usize,
 }
 
-impl<L: Lanes> GroupWork<L> for DownProduct<'_> {
+impl<L: Lanes> GroupWork<L> for DownBlock<'_> {
     #[inline(always)]
     fn group<const T: usize>(&mut self, lanes: L, first: usize) -> usize {
-        let Down {
-            values,
-            scales,
-            hidden,
-            neurons,
-        } = *self.down;
-        let blocks = hidden / BLOCK;
-        let tiles = neurons.div_ceil(LANES);
-        let out = &mut self.out[first * hidden..][..T * hidden];
-        out.fill(0.0);
-        for tile in 0..tiles {
-            let at = tile * LANES;
-            let scales = Rows::new(scales, blocks, at, neurons, &mut self.spare_scales);
-            scales.transpose(lanes, &mut self.scales);
-            let rows = Rows::new(values, hidden, at, neurons, &mut self.spare_values);
-            let mut h = [LaneFloats::ZERO; T];
-            for (token, h) in h.iter_mut().enumerate() {
-                *h = self.activations[(first + token) * tiles + tile];
+        let tiles = self.weights.len();
+        let activations = &self.activations[first * tiles..][..T * tiles];
+        let mut sums = [[lanes.splat(0.0); 2]; T];
+        let mut x = [LaneFloats::ZERO; T];
+        for (tile, (weights, scale)) in self.weights.iter().zip(self.scales).enumerate() {
+            for (x, h) in x.iter_mut().zip(activations.chunks_exact(tiles)) {
+                *x = lanes.store(lanes.multiply(lanes.load(&h[tile]), lanes.load(scale)));
             }
-            for (block, scales) in self.scales.iter().enumerate() {
-                rows.prefetch_next(lanes, block, blocks);
-                add_block(lanes, rows.runs(block * BLOCK), scales, &h, block, out);
+            for (neuron, [low, high]) in weights.iter().enumerate() {
+                for token in 0..T {
+                    let x = lanes.splat(x[token].0[neuron]);
+                    let [a, b] = sums[token];
+                    sums[token] = [
+                        lanes.multiply_add(x, lanes.load(low), a),
+                        lanes.multiply_add(x, lanes.load(high), b),
+                    ];
+                }
             }
+        }
+        for (token, [low, high]) in sums.iter().enumerate() {
+            let out = &mut self.out[(first + token) * self.stride + self.at..][..2];
+            (out[0], out[1]) = (lanes.store(*low).0, lanes.store(*high).0);
         }
         T
-    }
-}
-
-/// Adds to block `block` of each token's outputs, `[T, H]`, what sixteen neurons contribute.
-#[inline(always)]
-fn add_block<L: Lanes, const T: usize>(
-    lanes: L,
-    neurons: [&[u8; BLOCK]; LANES],
-    scales: &LaneFloats,
-    h: &[LaneFloats; T],
-    block: usize,
-    out: &mut [f32],
-) {
-    let hidden = out.len() / T;
-    let mut x = [LaneFloats::ZERO; T];
-    let mut sums = [[lanes.splat(0.0); 2]; T];
-    for token in 0..T {
-        x[token] = lanes.store(lanes.multiply(lanes.load(&h[token]), lanes.load(scales)));
-        let (parts, _) = out[token * hidden + block * BLOCK..].as_chunks::<LANES>();
-        sums[token] = [
-            lanes.load(&LaneFloats(parts[0])),
-            lanes.load(&LaneFloats(parts[1])),
-        ];
-    }
-    for (neuron, weights) in neurons.iter().enumerate() {
-        let (parts, _) = weights.as_chunks::<LANES>();
-        let low = lanes.bytes_to_floats(&parts[0]);
-        let high = lanes.bytes_to_floats(&parts[1]);
-        for token in 0..T {
-            let x = lanes.splat(x[token].0[neuron]);
-            let [a, b] = sums[token];
-            sums[token] = [
-                lanes.multiply_add(x, low, a),
-                lanes.multiply_add(x, high, b),
-            ];
-        }
-    }
-    for token in 0..T {
-        let (parts, _) = out[token * hidden + block * BLOCK..].as_chunks_mut::<LANES>();
-        parts[0] = lanes.store(sums[token][0]).0;
-        parts[1] = lanes.store(sums[token][1]).0;
     }
 }

@@ -6,10 +6,14 @@ use super::rows::Rows;
 pub const LANES: usize = 16;
 /// Elements of a row that have one scale.
 pub const BLOCK: usize = 32;
-/// Bytes of a block of uint4.
-pub const PACKED_BLOCK: usize = BLOCK / 2;
 /// Blocks of a row that [`Lanes::int8_dots`] and its like take at one time; also rows.
 pub const SLICE: usize = 4;
+
+/// A block of int8.
+pub type Int8Block = [u8; BLOCK];
+
+/// A block of uint4: byte `i` holds element `i` in its low half and element `i + 16` in its high half.
+pub type Uint4Block = [u8; BLOCK / 2];
 
 /// A 32-bit word for each lane.
 #[derive(Clone, Copy)]
@@ -41,9 +45,10 @@ impl XBlock {
 /// The vector instructions of one kind of processor. A value of an implementing type exists only where they can run.
 /// Every operation is exact or rounds as IEEE 754 says, so that all implementations give the same bits.
 ///
-/// Rows are int8, or uint4 where byte `i` of a block holds element `i` in its low half and element `i + 16` in its high
-/// half. Where `x_offsets` are wanted they are -128 times the sums of the activations' blocks.
+/// Where `x_offsets` are wanted they are -128 times the sums of the activations' blocks.
 pub trait Lanes: Copy {
+    /// Vectors of sums that stay in registers together.
+    const SUMS: usize;
     /// Tokens whose sums stay in registers together.
     const TOKENS: usize;
 
@@ -63,11 +68,11 @@ pub trait Lanes: Copy {
     /// The inverse of [`Self::pack`].
     fn unpack(self, x: &XBlock) -> [i16; BLOCK];
 
-    /// Takes the block that starts at byte `at` of each row.
-    fn lay_out_int8(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights);
+    /// Takes block `at` of each row.
+    fn lay_out_int8(self, rows: &Rows<'_, Int8Block>, at: usize, weights: &mut Self::Weights);
 
-    /// Takes the block that starts at byte `at` of each row.
-    fn lay_out_uint4(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights);
+    /// Takes block `at` of each row.
+    fn lay_out_uint4(self, rows: &Rows<'_, Uint4Block>, at: usize, weights: &mut Self::Weights);
 
     /// The scalar products of a block of sixteen rows with each token's.
     fn sums<const INT8: bool, const T: usize>(
@@ -82,10 +87,10 @@ pub trait Lanes: Copy {
     fn uint4_slice(self, x: &[XBlock; SLICE]) -> Self::XSlice;
 
     /// Word `4 b + r` is what [`Self::sums_of_dots`] makes the scalar product of block `b` of row `r` from.
-    fn int8_dots(self, rows: [&[u8; SLICE * BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords;
+    fn int8_dots(self, rows: [&[Int8Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords;
 
     /// As [`Self::int8_dots`].
-    fn uint4_dots(self, rows: [&[u8; SLICE * PACKED_BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords;
+    fn uint4_dots(self, rows: [&[Uint4Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords;
 
     /// The scalar products of four blocks of sixteen rows, block by block, from what four times four rows gave.
     fn sums_of_dots<const INT8: bool>(

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::blocks::BlockMatrix;
 use super::error::{ShapeError, check, check_multiple, elements};
 use super::isa::Task;
-use super::lanes::{BLOCK, LANES, Lanes};
+use super::lanes::{BLOCK, Int8Block, LANES, Lanes};
 use super::quantise::QuantisedRows;
 
 /// Elements as a TensorBlock stores them, row-major.
@@ -114,9 +114,15 @@ impl<'a> Matrix<'a> {
     }
 }
 
-pub(super) fn as_bytes(values: &[i8]) -> &[u8] {
+/// Of `values` `[N, K]` and `scales` `[N, K / 32]`.
+pub(super) fn int8_matrix<'a>(values: &'a [i8], scales: &'a [f32]) -> BlockMatrix<'a, Int8Block> {
     // SAFETY: an i8 is a byte, and the slice is borrowed as long.
-    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+    let bytes: &[u8] = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) };
+    BlockMatrix {
+        blocks: bytes.as_chunks().0,
+        scales,
+        minimums: &[],
+    }
 }
 
 struct Product<'a> {
@@ -137,13 +143,18 @@ impl Task for Product<'_> {
         } = self;
         match matrix.weights {
             Weights::Int8Blocks { values, scales } => {
-                BlockMatrix::int8(as_bytes(values), scales).product(lanes, rows, x, out);
+                int8_matrix(values, scales).product(lanes, rows, x, out);
             }
             Weights::Uint4Blocks {
                 packed,
                 scales,
                 minimums,
-            } => BlockMatrix::uint4(packed, scales, minimums).product(lanes, rows, x, out),
+            } => BlockMatrix {
+                blocks: packed.as_chunks::<{ BLOCK / 2 }>().0,
+                scales,
+                minimums,
+            }
+            .product(lanes, rows, x, out),
             Weights::Fp32(values) => fp32_product(lanes, values, rows, x, out),
         }
     }
@@ -162,8 +173,8 @@ fn fp32_product<L: Lanes>(
     let mut floats = vec![0.0; width];
     for (token, out) in out.chunks_exact_mut(rows.len()).enumerate() {
         for (block, floats) in floats.chunks_exact_mut(BLOCK).enumerate() {
-            let ([values], _) = x.block(block, token);
-            for (float, value) in floats.iter_mut().zip(&lanes.unpack(values)) {
+            let values = lanes.unpack(&x.block::<1>(block, token).values[0]);
+            for (float, value) in floats.iter_mut().zip(&values) {
                 *float = f32::from(*value);
             }
         }

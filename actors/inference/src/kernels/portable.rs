@@ -2,13 +2,16 @@
 
 use std::array::from_fn;
 
-use super::lanes::{BLOCK, LANES, LaneFloats, LaneWords, Lanes, PACKED_BLOCK, SLICE, XBlock};
+use super::lanes::{
+    BLOCK, Int8Block, LANES, LaneFloats, LaneWords, Lanes, SLICE, Uint4Block, XBlock,
+};
 use super::rows::Rows;
 
 #[derive(Clone, Copy)]
 pub struct Portable;
 
 impl Lanes for Portable {
+    const SUMS: usize = 8;
     const TOKENS: usize = 4;
 
     /// For each element of a block, that of each lane.
@@ -32,18 +35,18 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn lay_out_int8(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights) {
-        for (lane, row) in rows.runs::<BLOCK>(at).into_iter().enumerate() {
-            for (weights, byte) in weights.iter_mut().zip(row) {
+    fn lay_out_int8(self, rows: &Rows<'_, Int8Block>, at: usize, weights: &mut Self::Weights) {
+        for (lane, [block]) in rows.runs(at).into_iter().enumerate() {
+            for (weights, byte) in weights.iter_mut().zip(block) {
                 weights[lane] = i16::from(byte.cast_signed());
             }
         }
     }
 
     #[inline(always)]
-    fn lay_out_uint4(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights) {
-        for (lane, row) in rows.runs::<PACKED_BLOCK>(at).into_iter().enumerate() {
-            for (weights, element) in weights.iter_mut().zip(elements(row)) {
+    fn lay_out_uint4(self, rows: &Rows<'_, Uint4Block>, at: usize, weights: &mut Self::Weights) {
+        for (lane, [block]) in rows.runs(at).into_iter().enumerate() {
+            for (weights, element) in weights.iter_mut().zip(elements(block)) {
                 weights[lane] = element;
             }
         }
@@ -79,19 +82,16 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn int8_dots(self, rows: [&[u8; SLICE * BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords {
+    fn int8_dots(self, rows: [&[Int8Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords {
         dots(|row, block| {
-            let bytes = &rows[row].as_chunks::<BLOCK>().0[block];
-            dot(&bytes.map(|byte| i16::from(byte.cast_signed())), &x[block])
+            let values = rows[row][block].map(|byte| i16::from(byte.cast_signed()));
+            dot(&values, &x[block])
         })
     }
 
     #[inline(always)]
-    fn uint4_dots(self, rows: [&[u8; SLICE * PACKED_BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords {
-        dots(|row, block| {
-            let bytes = &rows[row].as_chunks::<PACKED_BLOCK>().0[block];
-            dot(&elements(bytes), &x[block])
-        })
+    fn uint4_dots(self, rows: [&[Uint4Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords {
+        dots(|row, block| dot(&elements(&rows[row][block]), &x[block]))
     }
 
     #[inline(always)]
@@ -149,10 +149,14 @@ impl Lanes for Portable {
 }
 
 /// Of a block of uint4.
-fn elements(bytes: &[u8; PACKED_BLOCK]) -> [i16; BLOCK] {
-    from_fn(|at| match at.checked_sub(PACKED_BLOCK) {
-        None => i16::from(bytes[at] & 0x0f),
-        Some(at) => i16::from(bytes[at] >> 4),
+fn elements(bytes: &Uint4Block) -> [i16; BLOCK] {
+    from_fn(|at| {
+        let byte = bytes[at % bytes.len()];
+        i16::from(if at < bytes.len() {
+            byte & 0x0f
+        } else {
+            byte >> 4
+        })
     })
 }
 

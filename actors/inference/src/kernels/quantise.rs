@@ -22,8 +22,17 @@ pub struct QuantisedRows {
     values: Vec<XBlock>,
     /// `[T]`
     scales: Vec<f32>,
-    /// `[K / 32, T]`: -128 times the sum of each block.
+    /// `[K / 32, T]`: the sum of each block, a whole number.
+    sums: Vec<f32>,
+    /// `[K / 32, T]`: -128 times that.
     offsets: Vec<i32>,
+}
+
+/// A block of `T` tokens, and what [`QuantisedRows`] has for it.
+pub(super) struct TokenBlocks<'a, const T: usize> {
+    pub values: &'a [XBlock; T],
+    pub sums: &'a [f32; T],
+    pub offsets: &'a [i32; T],
 }
 
 impl QuantisedRows {
@@ -51,6 +60,7 @@ impl QuantisedRows {
             width,
             values: vec![XBlock::ZERO; blocks],
             scales: vec![0.0; input.len() / width],
+            sums: vec![0.0; blocks],
             offsets: vec![0; blocks],
         };
         isa.run(Quantise {
@@ -76,22 +86,25 @@ impl QuantisedRows {
         self.isa
     }
 
-    /// A block of `T` tokens from `first` on, and -128 times the sum of each.
+    /// Block `block` of `T` tokens from `first` on.
     #[inline(always)]
-    pub(super) fn block<const T: usize>(
-        &self,
-        block: usize,
-        first: usize,
-    ) -> (&[XBlock; T], &[i32; T]) {
+    pub(super) fn block<const T: usize>(&self, block: usize, first: usize) -> TokenBlocks<'_, T> {
         let start = block * self.tokens() + first;
-        let values = self.values[start..].first_chunk();
-        let offsets = self.offsets[start..].first_chunk();
-        values.zip(offsets).expect("there are as many tokens")
+        TokenBlocks {
+            values: some(&self.values[start..]),
+            sums: some(&self.sums[start..]),
+            offsets: some(&self.offsets[start..]),
+        }
     }
 
     pub(super) fn scale(&self, token: usize) -> f32 {
         self.scales[token]
     }
+}
+
+#[inline(always)]
+fn some<E, const T: usize>(elements: &[E]) -> &[E; T] {
+    elements.first_chunk().expect("there are as many tokens")
 }
 
 struct Quantise<'a> {
@@ -102,26 +115,20 @@ struct Quantise<'a> {
 impl Task for Quantise<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let QuantisedRows {
-            width,
-            values,
-            scales,
-            offsets,
-            ..
-        } = self.rows;
-        let tokens = scales.len();
-        let rows = self.input.chunks_exact(*width);
-        for (token, (row, scale)) in rows.zip(scales).enumerate() {
+        let Self { input, rows } = self;
+        let tokens = rows.tokens();
+        for (token, row) in input.chunks_exact(rows.width).enumerate() {
             let (inverse, unit) = unit(row);
-            *scale = unit;
+            rows.scales[token] = unit;
             if inverse == 0.0 {
                 continue;
             }
-            let places = values[token..].iter_mut().step_by(tokens);
-            let places = places.zip(offsets[token..].iter_mut().step_by(tokens));
-            for (block, (values, offset)) in row.as_chunks::<BLOCK>().0.iter().zip(places) {
-                let (packed, sum) = quantise(lanes, block, inverse);
-                (*values, *offset) = (packed, -128 * sum);
+            for (block, numbers) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
+                let (values, sum) = quantise(lanes, numbers, inverse);
+                let place = block * tokens + token;
+                rows.values[place] = values;
+                rows.sums[place] = sum as f32;
+                rows.offsets[place] = -128 * sum;
             }
         }
     }

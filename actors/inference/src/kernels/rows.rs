@@ -1,5 +1,7 @@
 //! Sixteen rows at a time.
 
+use std::ops::{Deref, DerefMut, Range};
+
 use super::lanes::{LANES, LaneFloats, Lanes, SLICE};
 
 const CACHE_LINE: usize = 64;
@@ -61,34 +63,14 @@ impl<'a, E: Copy + Default> Rows<'a, E> {
         runs
     }
 
-    /// As [`Self::some_runs`], but where the rows end earlier zeros in `spare` are appended to them.
+    /// Asks for what the next sixteen rows, if there are any, have in place of some columns of these; not the same
+    /// columns, but in order.
     #[inline(always)]
-    pub fn padded_runs<'s, const N: usize, const R: usize>(
-        &self,
-        first: usize,
-        at: usize,
-        spare: &'s mut [[E; N]; R],
-    ) -> [&'s [E; N]; R]
-    where
-        'a: 's,
-    {
-        if at + N <= self.len {
-            return self.some_runs(first, at);
-        }
-        for (row, spare) in spare.iter_mut().enumerate() {
-            let rest = &self.elements[(first + row) * self.len..][at..self.len];
-            spare[..rest.len()].copy_from_slice(rest);
-        }
-        spare.each_ref()
-    }
-
-    /// Asks for part `part` of `parts` of what stands behind these rows and is as long, if anything does.
-    #[inline(always)]
-    pub fn prefetch_next<L: Lanes>(&self, lanes: L, part: usize, parts: usize) {
+    pub fn prefetch_next<L: Lanes>(&self, lanes: L, columns: Range<usize>) {
         let end = self.elements.as_ptr_range().end.cast::<u8>();
-        let len = size_of_val(self.elements).div_ceil(parts);
-        for line in (0..len).step_by(CACHE_LINE) {
-            lanes.prefetch(end.wrapping_add(part * len + line));
+        let [start, stop] = [columns.start, columns.end].map(|at| at * LANES * size_of::<E>());
+        for line in (start..stop).step_by(CACHE_LINE) {
+            lanes.prefetch(end.wrapping_add(line));
         }
     }
 }
@@ -114,6 +96,53 @@ impl Rows<'_, f32> {
             for (column, number) in columns.iter_mut().zip(row) {
                 column.0[lane] = *number;
             }
+        }
+    }
+}
+
+/// A slice that is made on the stack if it has `N` elements at most: for those of a single token an allocation would
+/// take noticeable time.
+pub struct Buffer<E, const N: usize> {
+    len: usize,
+    stack: [E; N],
+    heap: Vec<E>,
+}
+
+impl<E: Copy, const N: usize> Buffer<E, N> {
+    #[inline(always)]
+    pub fn new(element: E, len: usize) -> Self {
+        Self {
+            len,
+            stack: [element; N],
+            heap: if len > N {
+                vec![element; len]
+            } else {
+                Vec::new()
+            },
+        }
+    }
+}
+
+impl<E, const N: usize> Deref for Buffer<E, N> {
+    type Target = [E];
+
+    #[inline(always)]
+    fn deref(&self) -> &[E] {
+        if self.len > N {
+            &self.heap
+        } else {
+            &self.stack[..self.len]
+        }
+    }
+}
+
+impl<E, const N: usize> DerefMut for Buffer<E, N> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [E] {
+        if self.len > N {
+            &mut self.heap
+        } else {
+            &mut self.stack[..self.len]
         }
     }
 }

@@ -5,7 +5,7 @@ use std::mem::transmute;
 
 use super::super::isa::Task;
 use super::super::lanes::{
-    BLOCK, LANES, LaneFloats, LaneWords, Lanes, PACKED_BLOCK, SLICE, XBlock,
+    BLOCK, Int8Block, LANES, LaneFloats, LaneWords, Lanes, SLICE, Uint4Block, XBlock,
 };
 use super::super::rows::Rows;
 use super::{bytes, halves, prefetch};
@@ -31,7 +31,8 @@ fn run(lanes: Avx2, task: impl Task) {
 }
 
 impl Lanes for Avx2 {
-    const TOKENS: usize = 3;
+    const SUMS: usize = 6;
+    const TOKENS: usize = 2;
 
     /// For each pair of elements, that of each lane as two i16.
     type Weights = [LaneWords; BLOCK / 2];
@@ -53,9 +54,9 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn lay_out_int8(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights) {
+    fn lay_out_int8(self, rows: &Rows<'_, Int8Block>, at: usize, weights: &mut Self::Weights) {
         let (parts, _) = weights.as_chunks_mut::<{ BLOCK / 4 }>();
-        for (half, rows) in halves(rows.runs(at)).into_iter().enumerate() {
+        for (half, rows) in halves(rows.runs(at)).iter().enumerate() {
             let pairs = self.pairs(rows);
             for pair in 0..BLOCK / 4 {
                 parts[half][pair] = self.widen_pairs(pairs[pair]);
@@ -64,8 +65,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn lay_out_uint4(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights) {
-        let pairs = self.pairs(rows.runs(at));
+    fn lay_out_uint4(self, rows: &Rows<'_, Uint4Block>, at: usize, weights: &mut Self::Weights) {
+        let pairs = self.pairs(&rows.runs(at).map(|[block]| block));
         for pair in 0..BLOCK / 4 {
             // SAFETY: see the module.
             let [low, high] = unsafe {
@@ -117,16 +118,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn int8_dots(self, rows: [&[u8; SLICE * BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords {
+    fn int8_dots(self, rows: [&[Int8Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords {
         // SAFETY: see the module.
         unsafe {
             let mut sums = [_mm256_setzero_si256(); SLICE];
             for block in 0..SLICE {
                 let mut products = [_mm256_setzero_si256(); SLICE];
                 for row in 0..SLICE {
-                    let (parts, _) = rows[row].as_chunks::<{ BLOCK / 2 }>();
-                    let low = _mm256_cvtepi8_epi16(bytes(&parts[2 * block]));
-                    let high = _mm256_cvtepi8_epi16(bytes(&parts[2 * block + 1]));
+                    let (parts, _) = rows[row][block].as_chunks();
+                    let low = _mm256_cvtepi8_epi16(bytes(&parts[0]));
+                    let high = _mm256_cvtepi8_epi16(bytes(&parts[1]));
                     products[row] = self.products(low, high, &x[block]);
                 }
                 sums[block] = self.across(products);
@@ -136,7 +137,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn uint4_dots(self, rows: [&[u8; SLICE * PACKED_BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords {
+    fn uint4_dots(self, rows: [&[Uint4Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords {
         // SAFETY: see the module.
         unsafe {
             let mask = _mm256_set1_epi16(0x0f);
@@ -144,8 +145,7 @@ impl Lanes for Avx2 {
             for block in 0..SLICE {
                 let mut products = [_mm256_setzero_si256(); SLICE];
                 for row in 0..SLICE {
-                    let (parts, _) = rows[row].as_chunks::<PACKED_BLOCK>();
-                    let both = _mm256_cvtepu8_epi16(bytes(&parts[block]));
+                    let both = _mm256_cvtepu8_epi16(bytes(&rows[row][block]));
                     let low = _mm256_and_si256(both, mask);
                     products[row] = self.products(low, _mm256_srli_epi16::<4>(both), &x[block]);
                 }
@@ -269,7 +269,7 @@ impl Lanes for Avx2 {
 impl Avx2 {
     /// Lane `r` of result `i` is bytes `2 i` and `2 i + 1` of row `r`.
     #[inline(always)]
-    fn pairs(self, rows: [&[u8; PACKED_BLOCK]; LANES]) -> [__m256i; PACKED_BLOCK / 2] {
+    fn pairs(self, rows: &[&[u8; BLOCK / 2]; LANES]) -> [__m256i; BLOCK / 4] {
         // SAFETY: see the module.
         unsafe {
             // Rows 0 to 7 stand in the low halves of the registers, rows 8 to 15 in the high halves.

@@ -6,13 +6,10 @@ use std::mem::transmute;
 
 use super::super::isa::Task;
 use super::super::lanes::{
-    BLOCK, LANES, LaneFloats, LaneWords, Lanes, PACKED_BLOCK, SLICE, XBlock,
+    BLOCK, Int8Block, LANES, LaneFloats, LaneWords, Lanes, SLICE, Uint4Block, XBlock,
 };
 use super::super::rows::Rows;
 use super::{Avx2, bytes, halves, prefetch};
-
-/// Blocks of int8 in a register.
-const REGISTER_BLOCKS: usize = 2;
 
 /// Exists only on a processor that has AVX-512 F, BW, VL and VNNI, and what [`Avx2`] stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +36,7 @@ fn run(lanes: Avx512Vnni, task: impl Task) {
 }
 
 impl Lanes for Avx512Vnni {
+    const SUMS: usize = 24;
     const TOKENS: usize = 12;
 
     /// For each four elements, those of each lane as four u8.
@@ -75,9 +73,9 @@ impl Lanes for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn lay_out_int8(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights) {
+    fn lay_out_int8(self, rows: &Rows<'_, Int8Block>, at: usize, weights: &mut Self::Weights) {
         let (parts, _) = weights.as_chunks_mut::<{ BLOCK / 8 }>();
-        for (half, rows) in halves(rows.runs(at)).into_iter().enumerate() {
+        for (half, rows) in halves(rows.runs(at)).iter().enumerate() {
             let fours = self.fours(rows);
             for four in 0..BLOCK / 8 {
                 parts[half][four] = self.words(self.move_up(fours[four]));
@@ -86,8 +84,8 @@ impl Lanes for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn lay_out_uint4(self, rows: &Rows<'_, u8>, at: usize, weights: &mut Self::Weights) {
-        let fours = self.fours(rows.runs(at));
+    fn lay_out_uint4(self, rows: &Rows<'_, Uint4Block>, at: usize, weights: &mut Self::Weights) {
+        let fours = self.fours(&rows.runs(at).map(|[block]| block));
         for four in 0..BLOCK / 8 {
             let [low, high] = self.low_and_high(fours[four]);
             weights[four] = self.words(low);
@@ -157,15 +155,15 @@ impl Lanes for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn int8_dots(self, rows: [&[u8; SLICE * BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords {
+    fn int8_dots(self, rows: [&[Int8Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords {
         // SAFETY: see the module.
         unsafe {
             let mut sums = [_mm512_setzero_si512(); 2];
             for half in 0..2 {
                 let mut products = [_mm512_setzero_si512(); SLICE];
                 for row in 0..SLICE {
-                    let (parts, _) = rows[row].as_chunks::<{ REGISTER_BLOCKS * BLOCK }>();
-                    let weights = self.move_up(transmute::<[u8; 64], __m512i>(parts[half]));
+                    let blocks = [rows[row][2 * half], rows[row][2 * half + 1]];
+                    let weights = self.move_up(transmute::<[Int8Block; 2], __m512i>(blocks));
                     let high = _mm512_dpbusd_epi32(products[row], weights, x[0][half]);
                     let high = _mm512_slli_epi32::<8>(high);
                     products[row] = _mm512_dpbusd_epi32(high, weights, x[1][half]);
@@ -180,12 +178,13 @@ impl Lanes for Avx512Vnni {
     }
 
     #[inline(always)]
-    fn uint4_dots(self, rows: [&[u8; SLICE * PACKED_BLOCK]; SLICE], x: &Self::XSlice) -> LaneWords {
+    fn uint4_dots(self, rows: [&[Uint4Block; SLICE]; SLICE], x: &Self::XSlice) -> LaneWords {
         // SAFETY: see the module.
         unsafe {
             let mut products = [_mm512_setzero_si512(); SLICE];
             for row in 0..SLICE {
-                let [low, high] = self.low_and_high(transmute::<[u8; 64], __m512i>(*rows[row]));
+                let [low, high] =
+                    self.low_and_high(transmute::<[Uint4Block; SLICE], __m512i>(*rows[row]));
                 let sum = _mm512_dpbusd_epi32(products[row], low, x[0][0]);
                 let sum = _mm512_dpbusd_epi32(sum, high, x[0][1]);
                 let sum = _mm512_slli_epi32::<8>(sum);
@@ -296,7 +295,7 @@ impl Avx512Vnni {
 
     /// Lane `r` of result `i` is bytes `4 i` to `4 i + 3` of row `r`.
     #[inline(always)]
-    fn fours(self, rows: [&[u8; PACKED_BLOCK]; LANES]) -> [__m512i; PACKED_BLOCK / 4] {
+    fn fours(self, rows: &[&[u8; BLOCK / 2]; LANES]) -> [__m512i; BLOCK / 8] {
         // SAFETY: see the module.
         unsafe {
             let mut r = [_mm512_setzero_si512(); 4];

@@ -13,7 +13,7 @@ pub use avx512::Avx512Vnni;
 use std::arch::x86_64::{__m128i, _MM_HINT_T0, _mm_prefetch};
 use std::mem::transmute;
 
-use super::lanes::PACKED_BLOCK;
+use super::lanes::{BLOCK, Int8Block};
 
 #[inline(always)]
 fn bytes(bytes: &[u8; 16]) -> __m128i {
@@ -27,12 +27,12 @@ fn prefetch(address: *const u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
 }
 
-/// Two runs of 16 bytes in each.
+/// The first and the second halves of blocks.
 #[inline(always)]
-fn halves<const R: usize>(rows: [&[u8; 2 * PACKED_BLOCK]; R]) -> [[&[u8; PACKED_BLOCK]; R]; 2] {
-    let mut halves = [[&[0; PACKED_BLOCK]; R]; 2];
+fn halves<const R: usize>(blocks: [&[Int8Block; 1]; R]) -> [[&[u8; BLOCK / 2]; R]; 2] {
+    let mut halves = [[&[0; BLOCK / 2]; R]; 2];
     for row in 0..R {
-        let (parts, _) = rows[row].as_chunks();
+        let (parts, _) = blocks[row][0].as_chunks();
         (halves[0][row], halves[1][row]) = (&parts[0], &parts[1]);
     }
     halves
