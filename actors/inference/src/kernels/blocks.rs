@@ -164,8 +164,7 @@ impl<B: Block> BlockMatrix<'_, B> {
                 for (at, (slice, dots)) in slices.iter().zip(dots.iter_mut()).enumerate() {
                     let rows = tile.some_runs(part * SLICE, slice.first);
                     dots[part] = B::dots(lanes, rows, &slice.x);
-                    let done = part * slices.len() + at;
-                    tile.prefetch_next(lanes, done..done + 1);
+                    tile.prefetch_next(lanes, part * slices.len() + at);
                 }
             }
             let sum = factors.sum::<L, B>(lanes, &dots, &slices);
@@ -191,7 +190,7 @@ impl<B: Block> BlockMatrix<'_, B> {
             factors.set(lanes, [self.scales, self.minimums], first, rows.end);
             let tile = Rows::new(self.blocks, blocks, first, rows.end, &mut spare);
             for (block, weights) in weights.iter_mut().enumerate() {
-                tile.prefetch_next(lanes, block..block + 1);
+                tile.prefetch_next(lanes, block);
                 B::lay_out(lanes, &tile, block, weights);
             }
             let mut product = TileProduct::<L, B> {
@@ -221,34 +220,36 @@ struct Slice<X> {
     offsets: [i32; SLICE],
 }
 
-/// The last one goes back as far as it needs to be whole.
 #[inline(always)]
 fn slices<L: Lanes, B: Block>(lanes: L, x: &QuantisedRows) -> Buffer<Slice<L::XSlice>, SLICES> {
-    let blocks = x.width() / BLOCK;
-    let slice = |at: usize| {
-        let first = at.min(blocks - SLICE);
-        let mut values = [XBlock::ZERO; SLICE];
-        let mut sums = [0.0; SLICE];
-        let mut offsets = [0; SLICE];
-        for place in 0..SLICE {
-            let block: TokenBlocks<'_, 1> = x.block(first + place, 0);
-            [values[place]] = *block.values;
-            [sums[place]] = *block.sums;
-            [offsets[place]] = *block.offsets;
-        }
-        Slice {
-            first,
-            repeated: at - first,
-            x: B::slice(lanes, &values),
-            sums,
-            offsets,
-        }
-    };
-    let mut slices = Buffer::new(slice(0), blocks.div_ceil(SLICE));
+    let slices = (x.width() / BLOCK).div_ceil(SLICE);
+    let mut slices = Buffer::new(slice::<L, B>(lanes, x, 0), slices);
     for (at, place) in slices.iter_mut().enumerate().skip(1) {
-        *place = slice(at * SLICE);
+        *place = slice::<L, B>(lanes, x, at * SLICE);
     }
     slices
+}
+
+/// From block `at` on; the last slice goes back as far as it needs to be whole.
+#[inline(always)]
+fn slice<L: Lanes, B: Block>(lanes: L, x: &QuantisedRows, at: usize) -> Slice<L::XSlice> {
+    let first = at.min(x.width() / BLOCK - SLICE);
+    let mut values = [XBlock::ZERO; SLICE];
+    let mut sums = [0.0; SLICE];
+    let mut offsets = [0; SLICE];
+    for place in 0..SLICE {
+        let block: TokenBlocks<'_, 1> = x.block(first + place, 0);
+        [values[place]] = *block.values;
+        [sums[place]] = *block.sums;
+        [offsets[place]] = *block.offsets;
+    }
+    Slice {
+        first,
+        repeated: at - first,
+        x: B::slice(lanes, &values),
+        sums,
+        offsets,
+    }
 }
 
 /// Scales and minimums of sixteen rows, by block.
@@ -282,7 +283,9 @@ impl Factors {
         for (from, to) in [(scales, &mut *self.scales), (minimums, &mut *self.minimums)] {
             if !to.is_empty() {
                 let rows = Rows::new(from, blocks, first, end, &mut self.spare);
-                rows.prefetch_next(lanes, 0..blocks);
+                for part in 0..blocks {
+                    rows.prefetch_next(lanes, part);
+                }
                 rows.transpose(lanes, to);
             }
         }
@@ -296,13 +299,18 @@ impl Factors {
         dots: &[[LaneWords; LANES / SLICE]],
         slices: &[Slice<L::XSlice>],
     ) -> L::Floats {
+        let (scales, minimums): (&[_], &[_]) = (&self.scales, &self.minimums);
         let mut sum = lanes.splat(0.0);
         for (dots, slice) in dots.iter().zip(slices) {
             let sums = B::sums_of_dots(lanes, dots, &slice.offsets);
-            let places = sums.iter().zip(&slice.sums).enumerate();
-            for (place, (products, x_sum)) in places.skip(slice.repeated) {
-                let factors = self.load(lanes, slice.first + place);
-                sum = add_block(lanes, factors, *products, *x_sum, sum);
+            let scales = four(scales, slice.first);
+            for (place, products) in sums.iter().enumerate() {
+                if place >= slice.repeated {
+                    let minimum =
+                        B::HAS_MINIMUM.then(|| lanes.load(&four(minimums, slice.first)[place]));
+                    let factors = (lanes.load(&scales[place]), minimum);
+                    sum = add_block(lanes, factors, *products, slice.sums[place], sum);
+                }
             }
         }
         sum
@@ -317,6 +325,11 @@ impl Factors {
             minimum.map(|minimum| lanes.load(minimum)),
         )
     }
+}
+
+#[inline(always)]
+fn four(by_block: &[LaneFloats], first: usize) -> &[LaneFloats; SLICE] {
+    by_block[first..].first_chunk().expect("a slice is whole")
 }
 
 /// Adds to `sum` what a block contributes.

@@ -162,7 +162,9 @@ impl Down<'_> {
                     2.. => add_blocks::<L, 2>(lanes, &rows, at, &scales, out),
                     _ => add_blocks::<L, 1>(lanes, &rows, at, &scales, out),
                 };
-                rows.prefetch_next(lanes, at..at + done);
+                for part in at..at + done {
+                    rows.prefetch_next(lanes, part);
+                }
                 at += done;
             }
         }

@@ -70,6 +70,22 @@ impl QuantisedRows {
         Ok(rows)
     }
 
+    /// Some of the tokens, as if they alone had been quantised.
+    ///
+    /// # Panics
+    /// If there is no such token.
+    #[must_use]
+    pub fn select(&self, tokens: &[u32]) -> Self {
+        Self {
+            isa: self.isa,
+            width: self.width,
+            values: pick(&self.values, self.tokens(), tokens),
+            scales: pick(&self.scales, self.tokens(), tokens),
+            sums: pick(&self.sums, self.tokens(), tokens),
+            offsets: pick(&self.offsets, self.tokens(), tokens),
+        }
+    }
+
     /// T.
     #[must_use]
     pub const fn tokens(&self) -> usize {
@@ -100,6 +116,13 @@ impl QuantisedRows {
     pub(super) fn scale(&self, token: usize) -> f32 {
         self.scales[token]
     }
+}
+
+/// Some columns of rows that are `width` long.
+fn pick<E: Copy>(elements: &[E], width: usize, columns: &[u32]) -> Vec<E> {
+    let rows = elements.chunks_exact(width.max(1));
+    rows.flat_map(|row| columns.iter().map(|column| row[*column as usize]))
+        .collect()
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! Sixteen rows at a time.
 
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut};
 
 use super::lanes::{LANES, LaneFloats, Lanes, SLICE};
 
@@ -63,14 +63,13 @@ impl<'a, E: Copy + Default> Rows<'a, E> {
         runs
     }
 
-    /// Asks for what the next sixteen rows, if there are any, have in place of some columns of these; not the same
-    /// columns, but in order.
+    /// Asks for part `part` of as many as there are columns of what stands behind these rows, if anything does.
     #[inline(always)]
-    pub fn prefetch_next<L: Lanes>(&self, lanes: L, columns: Range<usize>) {
+    pub fn prefetch_next<L: Lanes>(&self, lanes: L, part: usize) {
         let end = self.elements.as_ptr_range().end.cast::<u8>();
-        let [start, stop] = [columns.start, columns.end].map(|at| at * LANES * size_of::<E>());
-        for line in (start..stop).step_by(CACHE_LINE) {
-            lanes.prefetch(end.wrapping_add(line));
+        let start = end.wrapping_add(part * LANES * size_of::<E>());
+        for line in (0..LANES * size_of::<E>()).step_by(CACHE_LINE) {
+            lanes.prefetch(start.wrapping_add(line));
         }
     }
 }

@@ -35,7 +35,7 @@ const EXTREMES: [f32; 14] = [
 
 /// Mostly usual numbers of `magnitude`.
 fn number(random: &mut ChaCha8Rng, range: Range, magnitude: f32) -> f32 {
-    if range == Range::Extreme && random.random_ratio(1, 12) {
+    if range == Range::Extreme && random.random_ratio(1, 40) {
         *EXTREMES.choose(random).unwrap()
     } else {
         random.random_range(-magnitude..magnitude)
