@@ -5,14 +5,20 @@
 //! payload may differ.) It holds because every output is one lane of a vector and sees the same operations in the same
 //! order everywhere:
 //!
-//! * a token's activations x become int16 q with one scale: scale = max |x| / 32767, q = x * (32767 / max |x|) rounded to
+//! * a token's activations x become int16 q with one scale: scale = max |x| / 32639, q = x * (32639 / max |x|) rounded to
 //!   nearest, ties to even ([`QuantisedRows`]);
 //! * a row's block of 32 gives the integer sum of q * weight, which is exact in whatever order, and rounded once to fp32;
 //!   from the first block to the last, y = fused(sum, scale of the block, y) and, if blocks have a minimum,
 //!   y = fused(sum of the block's q, minimum, y); at last y * scale of the token ([`Matrix::product`]);
-//! * down is summed over neurons, so there a block is 32 outputs: for each block h' = h * scale of (neuron, block) is
-//!   quantised like x, and each output is the integer sum over neurons of q * weight, times the scale of h'
-//!   ([`Expert::compute`]).
+//! * an expert's gate and up are such products; h = silu(gate) * up with an exponential of fixed arithmetic; down is in
+//!   fp32, from the first neuron to the last y = fused(h * scale of the block, weight, y) ([`Expert::compute`]).
+//!
+//! `tests::law` holds all instruction sets to a scalar model of this, bit by bit; `tests::error` bounds the distance to
+//! exact arithmetic.
+//!
+//! **How.** The kernels are written once, over `lanes::Lanes`: sixteen rows or outputs are the lanes of a vector. For
+//! many tokens the weights of sixteen rows are laid out lane by lane once; for a single one they are read as they stand,
+//! because then the speed is that of memory. [`Isa`] picks the instructions when the processor is known.
 //!
 //! Shapes: a matrix is `[N, K]` row-major and K a multiple of 32; activations are `[T, K]`, results `[T, N]`.
 

@@ -225,5 +225,8 @@ fn wrong_shapes_are_refused() {
     assert_eq!(refusal(0..4, &narrow, 4), Err("width of activations"));
     assert!(QuantisedRows::new(&[1.0; 40], 40).is_err());
     assert!(QuantisedRows::new(&[1.0; 40], 32).is_err());
-    assert_eq!(QuantisedRows::new(&[], 32).unwrap().tokens(), 0);
+    let none = QuantisedRows::new(&[], 64).unwrap();
+    assert_eq!(refusal(0..4, &none, 0), Ok(()));
+    let expert = draw::expert(&mut random, Range::Usual, 64, 3);
+    assert!(expert.compute(Isa::detect(), &[]).is_empty());
 }
