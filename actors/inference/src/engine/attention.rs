@@ -12,7 +12,7 @@ use crate::step::{StepError, StepRow};
 /// Tokens of one row that a worker takes at one time.
 const PIECE_TOKENS: usize = 16;
 /// Query times position pairs below which other threads would cost more than they take over.
-const SHARED_WORK_MIN: usize = 8192;
+const SHARED_WORK_MIN: usize = 512;
 
 /// Rotates, remembers and attends, for every layer of a model.
 pub struct Attention {

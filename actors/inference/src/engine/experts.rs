@@ -1,8 +1,8 @@
 //! The feed-forward part as a sum of leased experts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use blyan_formats::{PayloadHash, TensorName};
 use blyan_protocol::{ExpertTable, LeaseError, ModelEntry};
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::EngineError;
 use super::choice::choose;
 use super::ffn::{FfnCall, FfnCompute, RowSpan, RunState};
-use super::kernel::{ExpertKernel, ExpertSize};
+use super::kernel::{ExpertKernel, ExpertSize, LayerInput};
 use crate::graph::ModelShape;
 use crate::step::StepError;
 
@@ -117,20 +117,34 @@ impl ExpertFfn {
                 .map(move |tokens| Item { expert, tokens })
         });
         let items: Vec<_> = items.collect();
-        waves(&items).try_for_each(|wave| self.add_wave(call, wave))
+        let input = LayerInput::new(call.input, call.hidden);
+        waves(&items).try_for_each(|wave| self.add_wave(call, &input, wave))
     }
 
     /// Workers take the next item each; the sum is made in the items' order, whoever computed them.
-    fn add_wave(&self, call: &mut FfnCall<'_>, items: &[Item<'_>]) -> Result<(), StepError> {
-        let (layer, run, input) = (call.layer, call.run, call.input);
-        let done: Vec<OnceLock<Result<Vec<f32>, StepError>>> =
-            items.iter().map(|_| OnceLock::new()).collect();
-        let next = AtomicUsize::new(0);
+    fn add_wave(
+        &self,
+        call: &mut FfnCall<'_>,
+        input: &LayerInput<'_>,
+        items: &[Item<'_>],
+    ) -> Result<(), StepError> {
+        let (layer, run, hidden) = (call.layer, call.run, call.hidden);
+        let rows: usize = items.iter().map(|item| item.tokens.len()).sum();
+        let mut shares = vec![0.0; rows * hidden];
+        let mut rest = shares.as_mut_slice();
+        let places = items.iter().map(|item| {
+            let (place, others) =
+                std::mem::take(&mut rest).split_at_mut(item.tokens.len() * hidden);
+            rest = others;
+            Mutex::new(place)
+        });
+        let places: Vec<_> = places.collect();
+        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
         let work = |_| {
-            while let Some((item, done)) = take(&next, items, &done) {
-                let result = done.get_or_init(|| self.contribution(layer, run, input, item));
-                if result.is_err() {
+            while let Some((item, place)) = take(&next, items, &places) {
+                if let Err(fault) = self.share(layer, run, input, item, &mut place.lock()) {
                     next.store(items.len(), Ordering::Relaxed);
+                    failed.lock().get_or_insert(fault);
                 }
             }
         };
@@ -138,24 +152,30 @@ impl ExpertFfn {
             0 | 1 => work(0),
             workers => call.workers.run(workers, &work),
         }
-        let results = done.into_iter().filter_map(OnceLock::into_inner);
-        items.iter().zip(results).try_for_each(|(item, result)| {
-            add(call, item, &result?);
-            Ok(())
-        })
+        if let Some(fault) = failed.into_inner() {
+            return Err(fault);
+        }
+        let mut shares = shares.as_slice();
+        for item in items {
+            let (share, others) = shares.split_at(item.tokens.len() * hidden);
+            shares = others;
+            add(call, item, share);
+        }
+        Ok(())
     }
 
     /// A damaged derivation is made again at the next lease; a damaged payload is refused there.
-    fn contribution(
+    fn share(
         &self,
         layer: usize,
         run: &RunState,
-        input: &[f32],
+        input: &LayerInput<'_>,
         item: &Item<'_>,
-    ) -> Result<Vec<f32>, StepError> {
+        output: &mut [f32],
+    ) -> Result<(), StepError> {
         for _ in 0..DAMAGED_LEASES_MAX {
-            if let Some(output) = self.with_lease(layer, run, input, item)? {
-                return Ok(output);
+            if self.with_lease(layer, run, input, item, output)? {
+                return Ok(());
             }
         }
         let (name, payload) = *self.expert(layer, item.expert);
@@ -167,14 +187,15 @@ impl ExpertFfn {
         .into())
     }
 
-    /// `None` if the map was damaged meanwhile, which is reported.
+    /// False if the map was damaged meanwhile, which is reported.
     fn with_lease(
         &self,
         layer: usize,
         run: &RunState,
-        input: &[f32],
+        input: &LayerInput<'_>,
         item: &Item<'_>,
-    ) -> Result<Option<Vec<f32>>, StepError> {
+        output: &mut [f32],
+    ) -> Result<bool, StepError> {
         if run.is_terminated() {
             return Err(StepError::Terminated);
         }
@@ -188,21 +209,16 @@ impl ExpertFfn {
         let ModelShape {
             hidden, neurons, ..
         } = self.shape;
-        let mut gathered = Vec::new();
-        let input = item.rows(input, hidden, &mut gathered);
-        let mut output = vec![0.0; input.len()];
-        let computed = self.kernel.compute(
-            lease.as_ref(),
-            ExpertSize { hidden, neurons },
-            input,
-            &mut output,
-        );
+        let size = ExpertSize { hidden, neurons };
+        let computed = self
+            .kernel
+            .compute(lease.as_ref(), size, input, item.tokens, output);
         if !lease.intact() {
             self.table.report_damage(name, payload, DAMAGED);
-            return Ok(None);
+            return Ok(false);
         }
         computed.map_err(|why| LeaseError::Unavailable { name: *name, why })?;
-        Ok(Some(output))
+        Ok(true)
     }
 }
 
@@ -225,20 +241,6 @@ impl FfnCompute for ExpertFfn {
         Err(StepError::Runtime(
             "experts become corrupt faster than they can be chosen".to_owned(),
         ))
-    }
-}
-
-impl Item<'_> {
-    /// The item's rows of `input` `[T, H]`, copied to `gathered` where they do not stand together.
-    fn rows<'i>(&self, input: &'i [f32], hidden: usize, gathered: &'i mut Vec<f32>) -> &'i [f32] {
-        let (first, count) = (self.tokens[0] as usize, self.tokens.len());
-        if self.tokens[count - 1] as usize == first + count - 1 {
-            return &input[first * hidden..][..count * hidden];
-        }
-        self.tokens.iter().for_each(|token| {
-            gathered.extend_from_slice(&input[*token as usize * hidden..][..hidden])
-        });
-        gathered
     }
 }
 

@@ -1,10 +1,13 @@
 //! How one expert's share of a feed-forward part is computed.
 
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
 use blyan_formats::{Tensor, TensorData};
 use blyan_protocol::{LeasedExpert, WeightForm};
 
 use super::swiglu::swiglu;
-use crate::kernels::{Expert, QuantisedRows};
+use crate::kernels::{Expert, QuantisedRows, ShapeError};
 
 /// The numbers of one expert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +18,57 @@ pub struct ExpertSize {
     pub neurons: usize,
 }
 
+/// What all experts of a layer get; whatever a kernel makes of it is made once.
+pub struct LayerInput<'a> {
+    /// `[T, H]`
+    rows: &'a [f32],
+    hidden: usize,
+    quantised: OnceLock<Result<QuantisedRows, ShapeError>>,
+}
+
+impl<'a> LayerInput<'a> {
+    /// `rows` are `[T, hidden]`.
+    #[must_use]
+    pub fn new(rows: &'a [f32], hidden: usize) -> Self {
+        Self {
+            rows,
+            hidden,
+            quantised: OnceLock::new(),
+        }
+    }
+
+    /// Whether `tokens`, ascending, are all.
+    fn is_all(&self, tokens: &[u32]) -> bool {
+        tokens.len() * self.hidden == self.rows.len()
+    }
+
+    fn fp32(&self, tokens: &[u32]) -> Cow<'a, [f32]> {
+        if self.is_all(tokens) {
+            return Cow::Borrowed(self.rows);
+        }
+        let row = |token: &u32| &self.rows[*token as usize * self.hidden..][..self.hidden];
+        Cow::Owned(tokens.iter().flat_map(row).copied().collect())
+    }
+
+    fn quantised(&self, tokens: &[u32]) -> Result<Cow<'_, QuantisedRows>, ShapeError> {
+        let all = self
+            .quantised
+            .get_or_init(|| QuantisedRows::new(self.rows, self.hidden))
+            .as_ref()
+            .map_err(|why| *why)?;
+        Ok(match self.is_all(tokens) {
+            true => Cow::Borrowed(all),
+            false => Cow::Owned(all.select(tokens)),
+        })
+    }
+}
+
 /// Computes `down(silu(gate(x)) * up(x))` of one expert.
 pub trait ExpertKernel: Send + Sync {
     /// The form in which it reads weights.
     fn form(&self) -> WeightForm;
 
-    /// Overwrites `output` `[n, H]` with the expert's share for `input` `[n, H]`.
+    /// Overwrites `output` `[n, H]` with the expert's share for `n` tokens of `input`, which stand in ascending order.
     ///
     /// # Errors
     /// What is wrong with the expert's weights, for the operator.
@@ -28,7 +76,8 @@ pub trait ExpertKernel: Send + Sync {
         &self,
         expert: &dyn LeasedExpert,
         size: ExpertSize,
-        input: &[f32],
+        input: &LayerInput<'_>,
+        tokens: &[u32],
         output: &mut [f32],
     ) -> Result<(), String>;
 }
@@ -46,13 +95,14 @@ impl ExpertKernel for ReferenceKernel {
         &self,
         expert: &dyn LeasedExpert,
         size: ExpertSize,
-        input: &[f32],
+        input: &LayerInput<'_>,
+        tokens: &[u32],
         output: &mut [f32],
     ) -> Result<(), String> {
         let tensor = expert.weights();
         let weights = tensor.as_fp32().filter(|_| fits(&tensor, size));
         let weights = weights.ok_or_else(|| misfit(&tensor, size))?;
-        swiglu(weights, size.hidden, input, output);
+        swiglu(weights, size.hidden, &input.fp32(tokens), output);
         Ok(())
     }
 }
@@ -70,7 +120,8 @@ impl ExpertKernel for FastKernel {
         &self,
         expert: &dyn LeasedExpert,
         size: ExpertSize,
-        input: &[f32],
+        input: &LayerInput<'_>,
+        tokens: &[u32],
         output: &mut [f32],
     ) -> Result<(), String> {
         let tensor = expert.weights();
@@ -78,10 +129,8 @@ impl ExpertKernel for FastKernel {
             return Err(misfit(&tensor, size));
         };
         let ExpertSize { hidden, neurons } = size;
-        let computed = Expert::new(hidden, neurons, values, scales).and_then(|expert| {
-            let input = QuantisedRows::new(input, hidden)?;
-            expert.compute(&input, output)
-        });
+        let computed = Expert::new(hidden, neurons, values, scales)
+            .and_then(|expert| expert.compute(&*input.quantised(tokens)?, output));
         computed.map_err(|why| why.to_string())
     }
 }

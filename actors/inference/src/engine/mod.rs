@@ -47,7 +47,7 @@ use parking_lot::Mutex;
 pub use error::EngineError;
 pub use experts::ExpertFfn;
 pub use ffn::{FfnCall, FfnCompute, RowSpan, RunState, Workers};
-pub use kernel::{ExpertKernel, ExpertSize, FastKernel, ReferenceKernel};
+pub use kernel::{ExpertKernel, ExpertSize, FastKernel, LayerInput, ReferenceKernel};
 pub use options::{EngineOptions, Provider};
 pub use swiglu::swiglu;
 pub use weights::WeightSource;
