@@ -20,7 +20,7 @@ const QKV_ROWS: usize = 960;
 const BLOCK: usize = 32;
 const LINE: usize = 64;
 
-/// Half of the model's; eight layers.
+/// Half of the model's: 45 MB.
 const EXPERTS: usize = 240;
 const LAYERS: usize = 30;
 const PREFILL_TOKENS: usize = 128;
