@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 
 import numpy as np
+import pytest
 
 from compare import Comparison
 from conftest import BINARY, run
@@ -24,9 +25,10 @@ LIBRARY = os.environ.get("ORT_DYLIB_PATH") or CACHE / "onnxruntime/libonnxruntim
 EXAMPLES = pathlib.Path(BINARY).parent / "examples"
 
 
-def compare(name, helper, source, model, out):
+def compare(name, helper, source, model, out, backend="reference"):
     """Runs the helper, which writes our logits to `out`, and compares every step."""
-    environment = {**os.environ, "ORT_DYLIB_PATH": str(LIBRARY)}
+    environment = {**os.environ, "ORT_DYLIB_PATH": str(LIBRARY),
+                   "BLYAN__INFERENCE__BACKEND": backend}
     subprocess.run([EXAMPLES / helper, source, LINES, out], check=True, env=environment)
     seen = Comparison()
     lines = json.loads(LINES.read_text())
@@ -45,7 +47,8 @@ def test_engine_on_the_file_it_was_made_from(tmp_path):
     compare("engine on the GGUF's fp32 weights", "gguf_logits", GGUF, model_of_gguf(GGUF), tmp_path)
 
 
-def test_node_on_the_model_in_its_store(imported, tmp_path):
+@pytest.mark.parametrize("backend", ["reference", "fast"])
+def test_node_on_the_model_in_its_store(imported, tmp_path, backend):
     info = json.loads(run("model", "info", "--json", data_dir=imported).stdout)
     model = model_of_store(imported, info, like=model_of_gguf(GGUF))
-    compare("reference backend on the chain's weights", "chain_logits", imported, model, tmp_path)
+    compare(f"{backend} backend on the chain's weights", "chain_logits", imported, model, tmp_path, backend)
