@@ -49,11 +49,7 @@ fn fifty_waiters_share_one_load() {
             .into_iter()
             .map(|waiter| waiter.join().unwrap())
             .collect();
-        assert!(
-            leases
-                .iter()
-                .all(|(lease, _)| fp32(&lease) == expert.values)
-        );
+        assert!(leases.iter().all(|(lease, _)| fp32(lease) == expert.values));
     });
     let status = cache.handle.status();
     assert_eq!((status.loads, cache.shelf.locates()), (1, 1));
