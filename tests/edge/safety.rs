@@ -20,11 +20,9 @@ fn raw(house: &House, lines: &[&str], body: &str) -> u16 {
         "Content-Type: application/json\r\nContent-Length: {}",
         body.len()
     );
-    write!(
-        socket,
-        "{head}\r\n{length}\r\nConnection: close\r\n\r\n{body}"
-    )
-    .unwrap();
+    // In one piece: a refusal before the body has come would close the connection under it.
+    let request = format!("{head}\r\n{length}\r\nConnection: close\r\n\r\n{body}");
+    socket.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
     answer
