@@ -4,8 +4,8 @@
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use std::cell::Cell;
 
 use blyan_formats::bodies::Payload;
 use blyan_formats::canonical::{CanonicalError, from_canonical};
@@ -19,11 +19,20 @@ use support::{entry, file, header, tensor, text, texts};
 
 struct Counting;
 
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+// Of each thread: what other tests allocate meanwhile is not the reader's.
+thread_local! {
+    static NOW: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
 
 fn grown(by: usize) {
-    PEAK.fetch_max(NOW.fetch_add(by, Ordering::SeqCst) + by, Ordering::SeqCst);
+    let now = NOW.get() + by as isize;
+    NOW.set(now);
+    PEAK.set(PEAK.get().max(now));
+}
+
+fn shrunk(by: usize) {
+    NOW.set(NOW.get() - by as isize);
 }
 
 // SAFETY: every call is handed to the system's allocator unchanged; the counters touch no memory of the caller.
@@ -35,14 +44,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::SeqCst);
+        shrunk(layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     /// Counts the bytes that live before and after, as dhat does; the system moves large buffers without a copy.
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, len: usize) -> *mut u8 {
-        NOW.fetch_sub(layout.size(), Ordering::SeqCst);
+        shrunk(layout.size());
         grown(len);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, len) }
@@ -52,20 +61,14 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The counters are the process's, so measured sections must not overlap.
-static MEASURING: Mutex<()> = Mutex::new(());
-
 const SLACK: usize = 1 << 20;
 
 /// Runs `read` and checks how far the heap grew meanwhile.
 fn bounded<T>(input: &[u8], what: &str, read: impl FnOnce(&[u8]) -> T) -> T {
-    let _alone = MEASURING
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let before = NOW.load(Ordering::SeqCst);
-    PEAK.store(before, Ordering::SeqCst);
+    let before = NOW.get();
+    PEAK.set(before);
     let result = read(input);
-    let grown = PEAK.load(Ordering::SeqCst) - before;
+    let grown = (PEAK.get() - before) as usize;
     assert!(
         grown <= input.len() + SLACK,
         "{what}: {} bytes of input, heap grew by {grown}",
