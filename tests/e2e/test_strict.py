@@ -7,6 +7,7 @@ nothing of the kind, is measured beside it.
 import os
 import pathlib
 import random
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,14 @@ COMPANY = {
     "batches of 8, 2 threads, 2 replicas": {"BLYAN__INFERENCE__THREADS": "2", "BLYAN__INFERENCE__REPLICAS": "2"},
     "20 MB for 90 MB of experts": {"BLYAN__INFERENCE__THREADS": "2", "BLYAN__EXPERT_CACHE__BYTES_MAX": "20000000"},
 }
+
+
+@pytest.fixture(scope="module")
+def own_store(imported, tmp_path_factory):
+    """One node after the other serves from it."""
+    copy = tmp_path_factory.mktemp("strict") / "data"
+    shutil.copytree(imported, copy)
+    return copy
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +69,13 @@ def differing(one, other):
     return sum(a != b for a, b in zip(one, other, strict=True))
 
 
-def test_company_threads_and_cache_change_no_token(session_store, start, requests):
-    node = start(session_store, env=STRICT | ALONE)
+def test_company_threads_and_cache_change_no_token(own_store, start, requests):
+    node = start(own_store, env=STRICT | ALONE)
     alone, rate = answers(node, requests, 1)
     assert node.stop() == 0
     print(f"{len(requests)} prompts, half greedy, half seeded; alone: {rate:.1f} tokens/s")
     for name, env in COMPANY.items():
-        node = start(session_store, env=STRICT | env)
+        node = start(own_store, env=STRICT | env)
         crowd, rate = answers(node, requests, 16)
         assert node.stop() == 0
         print(f"{name}: {differing(alone, crowd)} differ, {rate:.1f} tokens/s")
@@ -74,17 +83,17 @@ def test_company_threads_and_cache_change_no_token(session_store, start, request
 
 
 @pytest.mark.skipif(PROMPTS < 100, reason="a rate needs many prompts")
-def test_the_reference_promises_nothing_of_the_kind(session_store, start, requests):
+def test_the_reference_promises_nothing_of_the_kind(own_store, start, requests):
     reference, some = {"BLYAN__INFERENCE__BACKEND": "reference"}, requests[:100]
-    node = start(session_store, env=reference | ALONE)
+    node = start(own_store, env=reference | ALONE)
     alone, _ = answers(node, some, 1)
     assert node.stop() == 0
-    node = start(session_store, env=reference | {"BLYAN__INFERENCE__THREADS": "2"})
+    node = start(own_store, env=reference | {"BLYAN__INFERENCE__THREADS": "2"})
     crowd, _ = answers(node, some, 16)
     assert node.stop() == 0
     print(f"reference: {differing(alone, crowd)} of {len(some)} differ")
 
 
-def test_a_backend_that_cannot_promise_is_refused(session_store, start):
+def test_a_backend_that_cannot_promise_is_refused(own_store, start):
     with pytest.raises(AssertionError, match="inference.strict"):
-        start(session_store, env=STRICT | {"BLYAN__INFERENCE__BACKEND": "reference"})
+        start(own_store, env=STRICT | {"BLYAN__INFERENCE__BACKEND": "reference"})

@@ -167,8 +167,7 @@ impl<B: Block> BlockMatrix<'_, B> {
                     tile.prefetch_next(lanes, part * slices.len() + at);
                 }
             }
-            let sum = factors.sum::<L, B>(lanes, &dots, &slices);
-            let numbers = lanes.store(lanes.multiply(sum, lanes.splat(x.scale(0))));
+            let numbers = lanes.store(factors.sum::<L, B>(lanes, &dots, &slices));
             store_lanes(&mut out[first - rows.start..], &numbers);
         }
     }
@@ -216,6 +215,7 @@ struct Slice<X> {
     repeated: usize,
     x: X,
     /// See [`TokenBlocks`].
+    scales: [f32; SLICE],
     sums: [f32; SLICE],
     offsets: [i32; SLICE],
 }
@@ -235,11 +235,12 @@ fn slices<L: Lanes, B: Block>(lanes: L, x: &QuantisedRows) -> Buffer<Slice<L::XS
 fn slice<L: Lanes, B: Block>(lanes: L, x: &QuantisedRows, at: usize) -> Slice<L::XSlice> {
     let first = at.min(x.width() / BLOCK - SLICE);
     let mut values = [XBlock::ZERO; SLICE];
-    let mut sums = [0.0; SLICE];
+    let (mut scales, mut sums) = ([0.0; SLICE], [0.0; SLICE]);
     let mut offsets = [0; SLICE];
     for place in 0..SLICE {
         let block: TokenBlocks<'_, 1> = x.block(first + place, 0);
         [values[place]] = *block.values;
+        [scales[place]] = *block.scales;
         [sums[place]] = *block.sums;
         [offsets[place]] = *block.offsets;
     }
@@ -247,6 +248,7 @@ fn slice<L: Lanes, B: Block>(lanes: L, x: &QuantisedRows, at: usize) -> Slice<L:
         first,
         repeated: at - first,
         x: B::slice(lanes, &values),
+        scales,
         sums,
         offsets,
     }
@@ -309,7 +311,8 @@ impl Factors {
                     let minimum =
                         B::HAS_MINIMUM.then(|| lanes.load(&four(minimums, slice.first)[place]));
                     let factors = (lanes.load(&scales[place]), minimum);
-                    sum = add_block(lanes, factors, *products, slice.sums[place], sum);
+                    let x = (slice.scales[place], slice.sums[place]);
+                    sum = add_block(lanes, factors, *products, x, sum);
                 }
             }
         }
@@ -332,16 +335,17 @@ fn four(by_block: &[LaneFloats], first: usize) -> &[LaneFloats; SLICE] {
     by_block[first..].first_chunk().expect("a slice is whole")
 }
 
-/// Adds to `sum` what a block contributes.
+/// Adds to `sum` what a block contributes whose activations have a scale and a sum.
 #[inline(always)]
 fn add_block<L: Lanes>(
     lanes: L,
     (scale, minimum): (L::Floats, Option<L::Floats>),
     products: L::Ints,
-    x_sum: f32,
+    (x_scale, x_sum): (f32, f32),
     sum: L::Floats,
 ) -> L::Floats {
-    let sum = lanes.multiply_add(lanes.to_floats(products), scale, sum);
+    let products = lanes.multiply(lanes.to_floats(products), lanes.splat(x_scale));
+    let sum = lanes.multiply_add(products, scale, sum);
     match minimum {
         None => sum,
         Some(minimum) => lanes.multiply_add(lanes.splat(x_sum), minimum, sum),
@@ -369,15 +373,14 @@ impl<L: Lanes, B: Block> GroupWork<L> for TileProduct<'_, L, B> {
             let products = B::sums::<L, T>(lanes, weights, x.values, x.offsets);
             let factors = self.factors.load(lanes, block);
             for token in 0..T {
-                let (products, x_sum) = (products[token], x.sums[token]);
-                sums[token] = add_block(lanes, factors, products, x_sum, sums[token]);
+                let scale_and_sum = (x.scales[token], x.sums[token]);
+                sums[token] =
+                    add_block(lanes, factors, products[token], scale_and_sum, sums[token]);
             }
         }
         for (token, sum) in sums.iter().enumerate() {
-            let scale = lanes.splat(self.x.scale(first + token));
-            let numbers = lanes.store(lanes.multiply(*sum, scale));
             let row = &mut self.out[(first + token) * self.stride..][..self.stride];
-            store_lanes(&mut row[self.at..], &numbers);
+            store_lanes(&mut row[self.at..], &lanes.store(*sum));
         }
         T
     }

@@ -173,14 +173,14 @@ fn fp32_product<L: Lanes>(
     let mut floats = vec![0.0; width];
     for (token, out) in out.chunks_exact_mut(rows.len()).enumerate() {
         for (block, floats) in floats.chunks_exact_mut(BLOCK).enumerate() {
-            let values = lanes.unpack(&x.block::<1>(block, token).values[0]);
-            for (float, value) in floats.iter_mut().zip(&values) {
-                *float = f32::from(*value);
+            let x = x.block::<1>(block, token);
+            for (float, value) in floats.iter_mut().zip(lanes.unpack(&x.values[0])) {
+                *float = f32::from(value) * x.scales[0];
             }
         }
         let values = values[rows.start * width..].chunks_exact(width);
         for (out, row) in out.iter_mut().zip(values) {
-            *out = fp32_row(row, &floats) * x.scale(token);
+            *out = fp32_row(row, &floats);
         }
     }
 }

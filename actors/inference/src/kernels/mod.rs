@@ -5,11 +5,11 @@
 //! payload may differ.) It holds because every output is one lane of a vector and sees the same operations in the same
 //! order everywhere:
 //!
-//! * a token's activations x become int16 q with one scale: scale = max |x| / 32639, q = x * (32639 / max |x|) rounded to
+//! * a token's activations x become int16 q in blocks of 32: unit = max |x| / 32639, q = x * (32639 / max |x|) rounded to
 //!   nearest, ties to even ([`QuantisedRows`]);
 //! * a row's block of 32 gives the integer sum of q * weight, which is exact in whatever order, and rounded once to fp32;
-//!   from the first block to the last, y = fused(sum, scale of the block, y) and, if blocks have a minimum,
-//!   y = fused(sum of the block's q, minimum, y); at last y * scale of the token ([`Matrix::product`]);
+//!   from the first block to the last, y = fused(sum * unit, scale of the block, y) and, if blocks have a minimum,
+//!   y = fused(sum of the block's q * unit, minimum, y) ([`Matrix::product`]);
 //! * an expert's gate and up are such products; h = silu(gate) * up with an exponential of fixed arithmetic; down is in
 //!   fp32, from the first neuron to the last y = fused(h * scale of the block, weight, y) ([`Expert::compute`]).
 //!

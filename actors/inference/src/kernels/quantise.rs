@@ -6,37 +6,40 @@ use super::lanes::{BLOCK, Lanes, XBlock};
 
 /// Largest quantised magnitude: the largest whose two bytes are both within i8 when the upper one is rounded.
 pub const X_MAX: i16 = 127 * 256 + 127;
-/// Rows whose largest magnitude is below this become zeros, so that scale and inverse are normal numbers.
+/// Blocks whose largest magnitude is below this become zeros, so that scale and inverse are normal numbers.
 const MAGNITUDE_MIN: f32 = f32::MIN_POSITIVE * 32768.0;
 /// A number added to this is rounded to an integer, whose two's complement then stands in the low bits of the sum.
 const ROUNDER: f32 = 12_582_912.0;
 const INFINITY_BITS: u32 = f32::INFINITY.to_bits();
 
-/// Activations `[T, K]` as int16 with one scale for each token, in the order that some instructions want: what is
-/// computed from them is computed with those.
+/// Activations `[T, K]` as int16 in blocks of 32 with one scale each, in the order that some instructions want: what is
+/// computed from them is computed with those. A few of a token's activations are a hundred times larger than the rest;
+/// with one scale for all they would cost the rest their precision.
 #[derive(Clone, Debug)]
 pub struct QuantisedRows {
     isa: Isa,
     width: usize,
+    tokens: usize,
     /// `[K / 32, T]`, so that those that are wanted together stand together.
     values: Vec<XBlock>,
-    /// `[T]`
+    /// `[K / 32, T]`
     scales: Vec<f32>,
-    /// `[K / 32, T]`: the sum of each block, a whole number.
+    /// `[K / 32, T]`: the sum of each block, scaled.
     sums: Vec<f32>,
-    /// `[K / 32, T]`: -128 times that.
+    /// `[K / 32, T]`: -128 times the sum of each block's integers.
     offsets: Vec<i32>,
 }
 
 /// A block of `T` tokens, and what [`QuantisedRows`] has for it.
 pub(super) struct TokenBlocks<'a, const T: usize> {
     pub values: &'a [XBlock; T],
+    pub scales: &'a [f32; T],
     pub sums: &'a [f32; T],
     pub offsets: &'a [i32; T],
 }
 
 impl QuantisedRows {
-    /// Quantises `input` `[T, width]`. The values of a row that holds a number which is not finite are zeros, and its
+    /// Quantises `input` `[T, width]`. The values of a block that holds a number which is not finite are zeros, and its
     /// scale is NaN, as will be all that is computed from it.
     ///
     /// # Errors
@@ -58,8 +61,9 @@ impl QuantisedRows {
         let mut rows = Self {
             isa,
             width,
+            tokens: input.len() / width,
             values: vec![XBlock::ZERO; blocks],
-            scales: vec![0.0; input.len() / width],
+            scales: vec![0.0; blocks],
             sums: vec![0.0; blocks],
             offsets: vec![0; blocks],
         };
@@ -79,17 +83,18 @@ impl QuantisedRows {
         Self {
             isa: self.isa,
             width: self.width,
-            values: pick(&self.values, self.tokens(), tokens),
-            scales: pick(&self.scales, self.tokens(), tokens),
-            sums: pick(&self.sums, self.tokens(), tokens),
-            offsets: pick(&self.offsets, self.tokens(), tokens),
+            tokens: tokens.len(),
+            values: pick(&self.values, self.tokens, tokens),
+            scales: pick(&self.scales, self.tokens, tokens),
+            sums: pick(&self.sums, self.tokens, tokens),
+            offsets: pick(&self.offsets, self.tokens, tokens),
         }
     }
 
     /// T.
     #[must_use]
     pub const fn tokens(&self) -> usize {
-        self.scales.len()
+        self.tokens
     }
 
     /// K.
@@ -105,16 +110,13 @@ impl QuantisedRows {
     /// Block `block` of `T` tokens from `first` on.
     #[inline(always)]
     pub(super) fn block<const T: usize>(&self, block: usize, first: usize) -> TokenBlocks<'_, T> {
-        let start = block * self.tokens() + first;
+        let start = block * self.tokens + first;
         TokenBlocks {
             values: some(&self.values[start..]),
+            scales: some(&self.scales[start..]),
             sums: some(&self.sums[start..]),
             offsets: some(&self.offsets[start..]),
         }
-    }
-
-    pub(super) fn scale(&self, token: usize) -> f32 {
-        self.scales[token]
     }
 }
 
@@ -139,28 +141,24 @@ impl Task for Quantise<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { input, rows } = self;
-        let tokens = rows.tokens();
         for (token, row) in input.chunks_exact(rows.width).enumerate() {
-            let (inverse, unit) = unit(row);
-            rows.scales[token] = unit;
-            if inverse == 0.0 {
-                continue;
-            }
             for (block, numbers) in row.as_chunks::<BLOCK>().0.iter().enumerate() {
+                let place = block * rows.tokens + token;
+                let (inverse, unit) = unit(numbers);
                 let (values, sum) = quantise(lanes, numbers, inverse);
-                let place = block * tokens + token;
+                rows.scales[place] = unit;
                 rows.values[place] = values;
-                rows.sums[place] = sum as f32;
+                rows.sums[place] = sum as f32 * unit;
                 rows.offsets[place] = -128 * sum;
             }
         }
     }
 }
 
-/// What a row's numbers are multiplied with to be quantised, which is 0 if all that comes out is to be 0, and the scale.
+/// What a block's numbers are multiplied with to be quantised, which is 0 if all that comes out is to be 0, and the scale.
 #[inline(always)]
-fn unit(row: &[f32]) -> (f32, f32) {
-    let magnitudes = row.iter().map(|x| x.to_bits() & (u32::MAX >> 1));
+fn unit(block: &[f32; BLOCK]) -> (f32, f32) {
+    let magnitudes = block.iter().map(|x| x.to_bits() & (u32::MAX >> 1));
     // As integers: that order puts what is not a number above infinity.
     let largest_bits = magnitudes.fold(0, u32::max);
     let largest = f32::from_bits(largest_bits);
@@ -173,11 +171,14 @@ fn unit(row: &[f32]) -> (f32, f32) {
     }
 }
 
-/// The quantised block and its sum.
+/// The quantised block and its sum; zeros if `inverse` is.
 #[inline(always)]
 fn quantise<L: Lanes>(lanes: L, block: &[f32; BLOCK], inverse: f32) -> (XBlock, i32) {
     let mut values = [0; BLOCK];
     let mut sum = 0_i32;
+    if inverse == 0.0 {
+        return (lanes.pack(&values), sum);
+    }
     for (value, x) in values.iter_mut().zip(block) {
         *value = (x * inverse + ROUNDER).to_bits() as i16;
         sum = sum.wrapping_add(i32::from(*value));

@@ -18,13 +18,15 @@ struct Bounded {
     error: f64,
 }
 
-/// Of a scalar product: each activation may be off by half of its token's unit.
-fn dot(weights: impl Iterator<Item = f64>, x: &[Bounded], unit: f64) -> Bounded {
+/// Of a scalar product: each activation may be off by half of its block's unit.
+fn dot(weights: impl Iterator<Item = f64>, x: &[Bounded]) -> Bounded {
+    let units = x.chunks(BLOCK).map(unit);
+    let units = units.flat_map(|unit| std::iter::repeat_n(unit, BLOCK));
     let mut sum = Bounded {
         exact: 0.0,
         error: 0.0,
     };
-    for (weight, x) in weights.zip(x) {
+    for ((weight, x), unit) in weights.zip(x).zip(units) {
         sum.exact += weight * x.exact;
         let off = x.error + 0.501 * unit;
         sum.error += weight.abs() * (off + ROUNDING * x.exact.abs());
@@ -40,8 +42,9 @@ fn exactly(row: &[f32]) -> Vec<Bounded> {
     row.iter().map(exact).collect()
 }
 
-fn unit(row: impl Iterator<Item = f64>) -> f64 {
-    row.fold(0.0, |largest: f64, x| largest.max(x.abs())) / 32639.0
+fn unit(block: &[Bounded]) -> f64 {
+    let magnitudes = block.iter().map(|x| x.exact.abs() + x.error);
+    magnitudes.fold(0.0, f64::max) / 32639.0
 }
 
 fn values(matrix: &Stored) -> Vec<f64> {
@@ -87,9 +90,9 @@ fn products_are_as_exact_as_int16_activations_allow() {
             for isa in Isa::all_supported() {
                 let found = matrix.product(isa, &input);
                 for (row, found) in input.chunks(cols).zip(found.chunks(rows)) {
-                    let (x, unit) = (exactly(row), unit(row.iter().map(|x| f64::from(*x))));
+                    let x = exactly(row);
                     for (weights, found) in weights.chunks(cols).zip(found) {
-                        check(*found, dot(weights.iter().copied(), &x, unit), "product");
+                        check(*found, dot(weights.iter().copied(), &x), "product");
                     }
                 }
             }
@@ -107,10 +110,10 @@ fn expert_bounds(expert: &StoredExpert, row: &[f32]) -> Vec<Bounded> {
     } = expert;
     let weights = dequantise(values, scales);
     let row_of = |number: usize| weights[number * hidden..][..*hidden].iter().copied();
-    let (x, x_unit) = (exactly(row), unit(row.iter().map(|x| f64::from(*x))));
+    let x = exactly(row);
     let activation = |neuron: usize| {
-        let gate = dot(row_of(neuron), &x, x_unit);
-        let up = dot(row_of(neurons + neuron), &x, x_unit);
+        let gate = dot(row_of(neuron), &x);
+        let up = dot(row_of(neurons + neuron), &x);
         let silu = gate.exact / (1.0 + (-gate.exact).exp());
         // The slope of silu is below 1.1.
         let silu_error = 1.1 * gate.error + ROUNDING * silu.abs();
@@ -128,12 +131,11 @@ fn expert_bounds(expert: &StoredExpert, row: &[f32]) -> Vec<Bounded> {
             error: h.error * scale(neuron),
         });
         let scaled: Vec<Bounded> = scaled.collect();
-        let unit = unit(scaled.iter().map(|h| h.exact.abs() + h.error));
         let signs = (0..*neurons).map(|neuron| {
             let sign = f64::from(scales[at(neuron) / BLOCK].signum());
             sign * f64::from(values[at(neuron)])
         });
-        dot(signs, &scaled, unit)
+        dot(signs, &scaled)
     };
     (0..*hidden).map(output).collect()
 }

@@ -4,26 +4,32 @@ use super::{Elements, Stored, StoredExpert};
 use crate::kernels::lanes::BLOCK;
 use crate::kernels::silu::silu;
 
+/// A block of a token's activations.
 pub struct Quantised {
     pub values: Vec<i64>,
     pub scale: f32,
 }
 
-pub fn quantise(row: &[f32]) -> Quantised {
-    let len = row.len();
+pub fn quantise(row: &[f32]) -> Vec<Quantised> {
+    row.chunks(BLOCK).map(quantise_block).collect()
+}
+
+fn quantise_block(block: &[f32]) -> Quantised {
     let constant = |scale| Quantised {
-        values: vec![0; len],
+        values: vec![0; BLOCK],
         scale,
     };
-    if row.iter().any(|x| !x.is_finite()) {
+    if block.iter().any(|x| !x.is_finite()) {
         return constant(f32::NAN);
     }
-    let largest = row.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+    let largest = block
+        .iter()
+        .fold(0.0_f32, |largest, x| largest.max(x.abs()));
     if largest < f32::MIN_POSITIVE * 32768.0 {
         return constant(0.0);
     }
     let inverse = 32639.0 / largest;
-    let values = row
+    let values = block
         .iter()
         .map(|x| (x * inverse).round_ties_even() as i64)
         .collect();
@@ -41,8 +47,8 @@ pub fn product(matrix: &Stored, input: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-fn row_product(matrix: &Stored, row: usize, x: &Quantised) -> f32 {
-    let y = match &matrix.elements {
+fn row_product(matrix: &Stored, row: usize, x: &[Quantised]) -> f32 {
+    match &matrix.elements {
         Elements::Int8(values, scales) => {
             let start = row * matrix.cols;
             block_product(&values[start..], &scales[start / BLOCK..], x)
@@ -57,36 +63,39 @@ fn row_product(matrix: &Stored, row: usize, x: &Quantised) -> f32 {
             )
         }
         Elements::Fp32(values) => fp32_product(&values[row * matrix.cols..], x),
-    };
-    y * x.scale
+    }
 }
 
-fn block_product(values: &[i8], scales: &[f32], x: &Quantised) -> f32 {
-    let blocks = x.values.chunks(BLOCK).zip(values.chunks(BLOCK)).zip(scales);
+fn block_product(values: &[i8], scales: &[f32], x: &[Quantised]) -> f32 {
+    let blocks = x.iter().zip(values.chunks(BLOCK)).zip(scales);
     blocks.fold(0.0, |y, ((x, values), scale)| {
-        let products = x.iter().zip(values).map(|(x, value)| x * i64::from(*value));
-        (products.sum::<i64>() as f32).mul_add(*scale, y)
+        let products = x.values.iter().zip(values);
+        let sum: i64 = products.map(|(x, value)| x * i64::from(*value)).sum();
+        (sum as f32 * x.scale).mul_add(*scale, y)
     })
 }
 
-fn uint4_product(packed: &[u8], scales: &[f32], minimums: &[f32], x: &Quantised) -> f32 {
+fn uint4_product(packed: &[u8], scales: &[f32], minimums: &[f32], x: &[Quantised]) -> f32 {
     let mut y = 0.0_f32;
-    for (block, x) in x.values.chunks(BLOCK).enumerate() {
+    for (block, Quantised { values, scale }) in x.iter().enumerate() {
         let element = |at: usize| {
             let byte = packed[block * BLOCK / 2 + at % 16];
             i64::from(if at < 16 { byte & 15 } else { byte >> 4 })
         };
-        let sum: i64 = x.iter().enumerate().map(|(at, x)| x * element(at)).sum();
-        y = (sum as f32).mul_add(scales[block], y);
-        y = (x.iter().sum::<i64>() as f32).mul_add(minimums[block], y);
+        let products = values.iter().enumerate().map(|(at, x)| x * element(at));
+        y = (products.sum::<i64>() as f32 * scale).mul_add(scales[block], y);
+        y = (values.iter().sum::<i64>() as f32 * scale).mul_add(minimums[block], y);
     }
     y
 }
 
-fn fp32_product(values: &[f32], x: &Quantised) -> f32 {
+fn fp32_product(values: &[f32], x: &[Quantised]) -> f32 {
     let mut sums = [0.0_f32; 16];
-    for (at, (value, x)) in values.iter().zip(&x.values).enumerate() {
-        sums[at % 16] = value.mul_add(*x as f32, sums[at % 16]);
+    let x = x
+        .iter()
+        .flat_map(|block| block.values.iter().map(|x| *x as f32 * block.scale));
+    for (at, (value, x)) in values.iter().zip(x).enumerate() {
+        sums[at % 16] = value.mul_add(x, sums[at % 16]);
     }
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = sums;
     (((a + i) + (e + m)) + ((c + k) + (g + o))) + (((b + j) + (f + n)) + ((d + l) + (h + p)))
@@ -99,7 +108,7 @@ pub fn expert(expert: &StoredExpert, input: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-fn expert_row(expert: &StoredExpert, x: &Quantised) -> Vec<f32> {
+fn expert_row(expert: &StoredExpert, x: &[Quantised]) -> Vec<f32> {
     let StoredExpert {
         hidden,
         neurons,
@@ -108,7 +117,7 @@ fn expert_row(expert: &StoredExpert, x: &Quantised) -> Vec<f32> {
     } = expert;
     let dot = |row: usize| {
         let start = row * hidden;
-        block_product(&values[start..], &scales[start / BLOCK..], x) * x.scale
+        block_product(&values[start..], &scales[start / BLOCK..], x)
     };
     let activations: Vec<f32> = (0..*neurons)
         .map(|neuron| silu(dot(neuron)) * dot(neurons + neuron))
