@@ -71,7 +71,13 @@ test-rust: build ## unit, property, contract and crash tests of every crate
 cargo-test:
 	cargo test --workspace --all-targets --locked
 
+# `cargo test` builds examples as tests only, and a binary of an older build may lie in their place.
+.PHONY: cargo-examples
+cargo-examples:
+	cargo build --workspace --examples --locked
+
 test-node: build venv ## whole nodes on the real model: chat, clients, faults, kills, damage
+	@$(MAKE) -s --no-print-directory cargo-examples
 	$(pytest) tests
 
 chaos: build venv ## 1,000 panics under load, windows, stuck runs (about half an hour)
@@ -90,7 +96,7 @@ perplexity: build ## perplexity of the chain's model against the GGUF's fp32, wi
 	$(binary) bench perplexity $(ARGS)
 
 oracle: build venv ## reference backend against an independent numpy implementation
-	cargo build $(scope)
+	@$(MAKE) -s --no-print-directory cargo-examples
 	$(pytest) -s tests/oracle
 
 bench-memory: build venv ## what a second replica costs
