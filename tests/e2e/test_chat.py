@@ -252,3 +252,11 @@ def test_unknown_configuration_keys_are_named(tmp_path):
 def test_a_public_address_without_keys_is_refused(tmp_path):
     done = run("node", "--listen", "0.0.0.0:0", data_dir=tmp_path / "d", check=False, timeout=60)
     assert done.returncode != 0 and "key" in done.stderr.lower()
+
+
+@pytest.mark.parametrize("command", [("decode", "--prompt", 8, "--generate", 4), ("prefill", "--tokens", 16)])
+def test_a_bench_says_its_figure_at_the_top(session_store, node, command):
+    done = run("bench", *command, "--repetitions", "2", "--top-k-experts", "12", "--threads", "1", "--json", data_dir=session_store)
+    report = json.loads(done.stdout)
+    assert report["tokens_per_second"] == report[command[0]]["median"] > 0
+    assert (report["top_k_experts"], report["threads"], report["backend"]) == (12, 1, "fast")

@@ -77,6 +77,8 @@ struct Work {
 
 #[derive(Serialize)]
 struct Report {
+    /// What the bench is named after: the median of `decode`, or of `prefill` where nothing is generated.
+    tokens_per_second: f64,
     prefill: Speed,
     #[serde(skip_serializing_if = "Option::is_none")]
     decode: Option<Speed>,
@@ -137,9 +139,12 @@ fn report(config: &Config, work: Work, args: &Repeated) -> Result<()> {
             let tokens = f64::from(work.batch) * f64::from(tokens);
             Speed::of(times.iter().map(|one| tokens / time(one).as_secs_f64()))
         };
+        let prefill = rates(work.prompt, |one| one.prefill);
+        let decode = (work.generate > 0).then(|| rates(work.generate, |one| one.decode));
         Ok(Report {
-            prefill: rates(work.prompt, |one| one.prefill),
-            decode: (work.generate > 0).then(|| rates(work.generate, |one| one.decode)),
+            tokens_per_second: decode.as_ref().unwrap_or(&prefill).median,
+            prefill,
+            decode,
             prompt_tokens: work.prompt,
             generated_tokens: work.generate,
             batch: work.batch,
