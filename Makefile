@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-flips perplexity oracle load bench-memory compare
+.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-flips perplexity oracle load bench-memory compare otp-vectors supervisors-long
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -89,6 +89,9 @@ chaos-import: build venv ## 200 kills of imports, then with failing syncs (about
 chaos-cancel: build venv ## 1,000 clients that go away while their request waits, reads or answers (about six minutes)
 	BLYAN_CHAOS=1000 $(pytest) -s tests/e2e/test_cancel.py
 
+chaos-failover: build venv ## 500 disturbances of running streams, each like undisturbed (about twenty minutes)
+	BLYAN_CHAOS=500 $(pytest) -s tests/e2e/test_failover.py
+
 chaos-flips: build venv ## 100 flipped bits of a store, each found before use
 	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_damage.py
 
@@ -98,6 +101,13 @@ perplexity: build ## perplexity of the chain's model against the GGUF's fp32, wi
 oracle: build venv ## reference backend against an independent numpy implementation
 	@$(MAKE) -s --no-print-directory cargo-examples
 	$(pytest) -s tests/oracle
+
+otp-vectors: ## make the decisions of OTP's supervisors again (needs Debian's erlang-base; a quarter of a minute)
+	escript supervisors/tests/otp/otp_vectors.escript > supervisors/tests/otp/vectors.jsonl.new
+	mv supervisors/tests/otp/vectors.jsonl.new supervisors/tests/otp/vectors.jsonl
+
+supervisors-long: ## a million trees against the plain model, 60,000 schedules of the handle (some minutes)
+	CORE_TREES=1000000 SCHEDULES=10000 cargo test -p blyan-supervisors --lib --locked -- --nocapture the_core_decides no_reply_is_lost
 
 bench-memory: build venv ## what a second replica costs
 	$(pytest) -s tests/e2e/test_memory.py

@@ -98,6 +98,46 @@ async fn a_request_that_kills_every_replica_is_ended_and_the_others_are_answered
     house.close().await;
 }
 
+/// As inside the operator, where a panic is caught: the step fails, the replica lives.
+#[actix_rt::test]
+async fn a_poison_prompt_ends_alone_and_costs_no_replica() {
+    let house = House::open(Plan::default()).await;
+    house.engine.before_each_step(|step| {
+        match step
+            .contexts
+            .iter()
+            .any(|context| mentions(context, "poison"))
+        {
+            true => Err(StepError::Panicked("poisoned".into())),
+            false => Ok(()),
+        }
+    });
+    for round in 0..100 {
+        let mut streams = Vec::new();
+        for nth in 0..8 {
+            let prompt = match nth == round % 8 {
+                true => format!("poison {round}"),
+                false => format!("chat {nth} of {round}"),
+            };
+            let stream = house.submit(house.request(&prompt, 20)).await.unwrap();
+            streams.push((prompt, actix_rt::spawn(listen(stream))));
+        }
+        for (prompt, stream) in streams {
+            let told = stream.await.unwrap();
+            if prompt.starts_with("poison") {
+                assert_eq!(told.error(), ErrorCode::PoisonedRequest, "{prompt}");
+            } else {
+                let (_, text, reason) = answer(&house.prompt(&prompt), 20);
+                assert_eq!((told.text.as_str(), told.reason()), (text.as_str(), reason));
+            }
+        }
+    }
+    assert_eq!((house.generation(1), house.generation(2)), (1, 1));
+    house.is_empty().await;
+    assert_eq!(house.receipts.kept.lock().len(), 800);
+    house.close().await;
+}
+
 #[actix_rt::test]
 async fn failed_steps_are_tried_again_without_a_restart() {
     let house = House::open(Plan::default()).await;
