@@ -34,7 +34,7 @@ pub(super) fn rules(restart: Restart) -> Rules {
 pub(super) struct World {
     pub(super) core: Core,
     pub(super) now: Duration,
-    /// `start a 1`, `stop a 1`, `kill a 1`, `abandon a 1` as they happened.
+    /// `start a 1`, `stop a 1`, `kill a 1`, `abandon a 1`, `gives up node` as they happened.
     pub(super) log: Vec<String>,
     pub(super) events: Vec<TreeEvent>,
     pub(super) exit: Option<TreeExit>,
@@ -46,6 +46,7 @@ pub(super) struct World {
     pub(super) slow: bool,
     inbox: VecDeque<Event>,
     later: VecDeque<Event>,
+    unheard: VecDeque<Event>,
 }
 
 impl World {
@@ -61,6 +62,7 @@ impl World {
             slow: false,
             inbox: VecDeque::new(),
             later: VecDeque::new(),
+            unheard: VecDeque::new(),
         }
     }
 
@@ -81,6 +83,10 @@ impl World {
 
     pub(super) fn happens(&mut self, event: Event) {
         self.inbox.push_back(event);
+        self.work_off();
+    }
+
+    fn work_off(&mut self) {
         while let Some(event) = self.inbox.pop_front() {
             let effects = self.core.decide(event, self.now);
             self.carry_out(effects);
@@ -90,9 +96,7 @@ impl World {
     pub(super) fn command(&mut self, command: Command) -> Result<(), &'static str> {
         let effects = self.core.command(command, self.now)?;
         self.carry_out(effects);
-        if let Some(event) = self.inbox.pop_front() {
-            self.happens(event);
-        }
+        self.work_off();
         Ok(())
     }
 
@@ -100,7 +104,6 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Start { node, generation } => {
-                    self.note("start", node, generation);
                     let before = self.alive.insert(node, generation);
                     assert_eq!(
                         before,
@@ -108,6 +111,7 @@ impl World {
                         "two generations of {} at once",
                         self.core.path(node)
                     );
+                    self.note("start", node, generation);
                     self.answer(node, Event::Started { node, generation });
                 }
                 Effect::Stop { node, generation } => {
@@ -123,7 +127,7 @@ impl World {
                     self.alive.remove(&node);
                 }
                 Effect::Show { .. } | Effect::Shut { .. } => {}
-                Effect::Tell(event) => self.events.push(event),
+                Effect::Tell(event) => self.hear(event),
                 Effect::End(exit) => {
                     assert_eq!(self.exit.replace(exit), None, "a tree ends once");
                 }
@@ -131,9 +135,19 @@ impl World {
         }
     }
 
+    /// What is done to a generation that is dead already, its exit still unheard, is not worth a line.
     fn note(&mut self, what: &str, node: Ix, generation: Generation) {
-        self.log
-            .push(format!("{what} {} {generation}", self.core.path(node)));
+        if self.alive.get(&node) == Some(&generation) {
+            self.log
+                .push(format!("{what} {} {generation}", self.core.path(node)));
+        }
+    }
+
+    fn hear(&mut self, event: TreeEvent) {
+        if let TreeEvent::Escalated { path, .. } = &event {
+            self.log.push(format!("gives up {path}"));
+        }
+        self.events.push(event);
     }
 
     fn answer(&mut self, node: Ix, event: Event) {
@@ -147,6 +161,9 @@ impl World {
     }
 
     fn answer_exit(&mut self, node: Ix, generation: Generation, reason: ExitReason) {
+        if self.alive.get(&node) != Some(&generation) {
+            return self.hear_of(node);
+        }
         if !self.deaf.contains(&node) && !self.slow {
             self.alive.remove(&node);
         }
@@ -156,6 +173,14 @@ impl World {
             reason,
         };
         self.answer(node, exited);
+    }
+
+    /// Brings the news that this one is dead, if there is such news.
+    fn hear_of(&mut self, dead: Ix) {
+        let about = |event: &Event| matches!(event, Event::Exited { node, .. } if *node == dead);
+        if let Some(at) = self.unheard.iter().position(about) {
+            self.inbox.extend(self.unheard.remove(at));
+        }
     }
 
     /// The actor that owes the answer picked by the number gives it; false when none is owed.
@@ -187,13 +212,26 @@ impl World {
 
     /// The current generation of a child exits by itself.
     pub(super) fn exits(&mut self, path: &str, reason: ExitReason) {
-        let node = self.ix(path);
-        let generation = self.alive.remove(&node).expect("it is alive");
-        self.happens(Event::Exited {
-            node,
-            generation,
-            reason,
+        self.exit_together(&[(path, reason)]);
+    }
+
+    /// All of these have exited before their supervisor hears of the first. It hears of the next when nothing is left
+    /// to do about the one before, as in OTP, or when it would stop what is dead already.
+    pub(super) fn exit_together(&mut self, exits: &[(&str, ExitReason)]) {
+        let dead = exits.iter().map(|(path, reason)| {
+            let node = self.core.find(path).expect("the path is in the tree");
+            let generation = self.alive.remove(&node).expect("it is alive");
+            let reason = reason.clone();
+            Event::Exited {
+                node,
+                generation,
+                reason,
+            }
         });
+        self.unheard = dead.collect();
+        while let Some(event) = self.unheard.pop_front() {
+            self.happens(event);
+        }
     }
 
     pub(super) fn panics(&mut self, path: &str) {
