@@ -220,14 +220,21 @@ impl Handler<Ask> for Synchronous {
 }
 
 #[actix_rt::test]
-async fn a_sync_arbiter_does_not_replace_a_thread_that_panicked() {
-    let addr = SyncArbiter::start(1, || Synchronous);
-    assert_eq!(addr.send(Ask).await, Ok(1));
+async fn a_sync_arbiter_does_not_replace_threads_that_panicked() {
+    let made = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&made);
+    let addr = SyncArbiter::start(2, move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Synchronous
+    });
+    assert!(addr.send(Boom).await.is_err());
+    assert_eq!(addr.send(Ask).await, Ok(1), "the other thread is left");
     assert!(addr.send(Boom).await.is_err());
     while addr.connected() {
         let answer = tokio::time::timeout(Duration::from_millis(50), addr.send(Ask)).await;
         assert!(!matches!(answer, Ok(Ok(_))), "nobody is left to answer");
     }
+    assert_eq!(made.load(Ordering::SeqCst), 2, "no thread was replaced");
 }
 
 #[actix_rt::test]
@@ -240,10 +247,20 @@ async fn the_registry_keeps_handing_out_a_dead_service() {
 
 #[actix_rt::test]
 async fn the_capacity_of_a_mailbox_is_no_bound() {
-    let addr = Fragile::default().start();
-    // The actor shares this thread and has no turn in the loop.
+    // The actors share this thread and have no turn in this test.
+    let one = Fragile::default().start();
+    let accepted = (0..200).filter(|_| one.try_send(Ask).is_ok()).count();
+    assert_eq!(accepted, 16, "one sender is held to it");
+    let cloned = Fragile::default().start();
     let accepted = (0..200)
-        .filter(|_| addr.clone().try_send(Ask).is_ok())
+        .filter(|_| cloned.clone().try_send(Ask).is_ok())
         .count();
     assert_eq!(accepted, 200, "each sender owns a slot beyond the 16");
+}
+
+#[actix_rt::test]
+async fn do_send_knows_no_bound_at_all() {
+    let addr = Fragile::default().start();
+    (0..100_000).for_each(|_| addr.do_send(Ask));
+    assert_eq!(addr.send(Ask).await, Ok(102), "all of them were taken in");
 }
