@@ -9,10 +9,12 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::ExitReason;
+use crate::{
+    ExitReason,
+    sync::{Mutex, step},
+};
 
 /// What the actor's wrapper has been told to do with it. It stands ahead of all queued messages.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ impl Control {
     /// Asks the actor to stop; an exit that it asked for itself comes first.
     pub(crate) fn stop(&self) {
         self.order.lock().get_or_insert(Order::Stop);
+        step();
         self.waker.wake();
     }
 
@@ -64,12 +67,15 @@ impl Control {
             *order = Some(Order::Exit(reason));
         }
         drop(order);
+        step();
         self.waker.wake();
     }
 
     /// Drops the actor as soon as its thread is free, and releases all who wait for it now.
     pub(crate) fn kill(&self) {
+        step();
         self.token.cancel();
+        step();
         self.waker.wake();
     }
 

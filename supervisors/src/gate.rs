@@ -7,7 +7,6 @@ use std::{
 
 use actix::{Actor, Context, Handler, Message};
 use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
 use tokio::{
     sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
     time::Instant,
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     CallError, ChildState, Generation,
     inbox::{BoxedParcel, Letter},
+    sync::{Mutex, step},
 };
 
 /// Hint of a refusal by a child that is on its way up or down.
@@ -66,6 +66,12 @@ impl<A: Actor> Gate<A> {
             path: OnceLock::new(),
             mailbox_len_max: OnceLock::new(),
         })
+    }
+
+    /// The generation that takes messages now.
+    pub(crate) fn live(&self) -> Option<Arc<Live<A>>> {
+        step();
+        self.live.load_full()
     }
 
     /// Lets messages through to this generation, unless it was shut before it could open.
@@ -166,6 +172,7 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
         let live = self.admit()?;
         let (reply, answer) = oneshot::channel();
         self.post(&live, message, Some(reply))?;
+        step();
         tokio::select! {
             biased;
             answer = answer => answer.map_err(|_| CallError::Lost),
@@ -205,7 +212,7 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
     }
 
     fn admit(&self) -> Result<Arc<Live<A>>, CallError> {
-        self.gate.live.load_full().ok_or_else(|| self.refusal())
+        self.gate.live().ok_or_else(|| self.refusal())
     }
 
     fn post<M>(
@@ -219,6 +226,7 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
         M: Message + Send + 'static,
         M::Result: Send,
     {
+        step();
         let permit = match Arc::clone(&live.admission).try_acquire_owned() {
             Ok(permit) => permit,
             Err(TryAcquireError::NoPermits) => return Err(CallError::Full { retry_after: SOON }),
@@ -229,6 +237,7 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
             reply,
             permit,
         };
+        step();
         live.parcels
             .send(Box::new(letter))
             .map_err(|_| self.refusal())

@@ -14,7 +14,7 @@ use actix::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::{ExitReason, control::Control};
+use crate::{ExitReason, control::Control, sync::step};
 
 pub(crate) type BoxedParcel<A> = Box<dyn Parcel<A> + Send>;
 
@@ -46,8 +46,10 @@ where
         if reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
             return;
         }
+        step();
         let (answer, mut answered) = oneshot::channel();
         actor.handle(message, ctx).handle(ctx, Some(answer));
+        step();
         match answered.try_recv() {
             Ok(result) => deliver(reply, result),
             Err(oneshot::error::TryRecvError::Closed) => {}
@@ -94,6 +96,7 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Inbox<A> {
     ) -> Poll<()> {
         let this = self.get_mut();
         while !ctx.waiting() && !this.control.is_closing() {
+            step();
             match this.parcels.poll_recv(task) {
                 Poll::Ready(Some(parcel)) => parcel.open(actor, ctx, &this.control),
                 // The gate is shut; the actor goes on until it is told to stop.

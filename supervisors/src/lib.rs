@@ -17,8 +17,11 @@ mod policy;
 mod probe;
 mod reason;
 mod runner;
+#[cfg(test)]
+mod schedules;
 mod spec;
 mod start;
+mod sync;
 mod tree;
 
 pub use control::ExitHandle;

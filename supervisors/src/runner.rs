@@ -20,6 +20,7 @@ use crate::{
     gate::{Gate, GateControl, Live},
     inbox::Inbox,
     spec::{ChildSpec, Factory},
+    sync::step,
 };
 
 /// What the wrapper tells the supervisor.
@@ -84,7 +85,18 @@ pub(crate) fn run_here<A>(spec: &ChildSpec<A>, launch: Launch)
 where
     A: Actor<Context = Context<A>>,
 {
-    actix_rt::spawn(Runner::new(spec, launch));
+    actix_rt::spawn(generation(spec, launch));
+}
+
+/// One generation from its factory to its exit report.
+pub(crate) fn generation<A>(
+    spec: &ChildSpec<A>,
+    launch: Launch,
+) -> impl Future<Output = ()> + use<A>
+where
+    A: Actor<Context = Context<A>>,
+{
+    Runner::new(spec, launch)
 }
 
 /// The text of a panic's payload.
@@ -233,6 +245,7 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
     /// Releases the callers and the tasks and drops the actor.
     fn leave(&mut self, reason: ExitReason) {
         self.gate.shut(self.guard.generation);
+        step();
         self.control.kill();
         let dropped = catch_unwind(AssertUnwindSafe(|| self.clear()));
         self.leaving = Some(match dropped {
@@ -258,6 +271,7 @@ impl<A: Actor<Context = Context<A>>> Future for Runner<A> {
         let control = Arc::clone(&this.control);
         let _polling = control.begin_poll();
         control.listen(cx.waker());
+        step();
         if this.leaving.is_none() {
             let reason = ready!(this.live_on(cx));
             this.leave(reason);

@@ -1,0 +1,350 @@
+//! The handle under shuttle: callers, the actor's real wrapper and a supervisor, in many orders of their steps.
+//! `docs/decisions/0030-schedules-of-the-handle.md` says what this shows and what it cannot.
+//!
+//! A failure prints its schedule, which `shuttle::replay` runs again; `SCHEDULES` and `SCHEDULE_SEED` in the
+//! environment choose how many and which.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use actix::{
+    Actor, ActorFutureExt, Context, Handler, Message, MessageResponse, ResponseActFuture,
+    WrapFuture,
+};
+use futures_util::FutureExt;
+use shuttle::{
+    Config, Runner,
+    future::block_on,
+    scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler},
+    thread,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    CallError, ChildRef, ChildSpec, ExitReason, Generation, NoProbe,
+    control::Control,
+    gate::{GateControl, Live},
+    runner::{ExitGuard, Launch, Report, generation},
+};
+
+/// Time stands still in these tests: a call that nobody answers is a deadlock, which shuttle reports.
+const LONG: Duration = Duration::from_secs(3600);
+const MAILBOX: usize = 2;
+const CALLERS: usize = 3;
+/// Two of each caller, and one of the impatient one.
+const CALLS: usize = 2 * CALLERS + 1;
+
+/// Which call was handled by which generation, in order.
+type Ledger = Arc<Mutex<Vec<Answer>>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, MessageResponse)]
+struct Answer {
+    call: usize,
+    generation: Generation,
+}
+
+struct Clerk {
+    ledger: Ledger,
+    generation: Generation,
+}
+
+impl Actor for Clerk {
+    type Context = Context<Self>;
+}
+
+impl Clerk {
+    fn enter(&self, call: usize) -> Answer {
+        let answer = Answer {
+            call,
+            generation: self.generation,
+        };
+        self.ledger.lock().expect("not poisoned").push(answer);
+        answer
+    }
+}
+
+#[derive(Message)]
+#[rtype(Answer)]
+struct Enter(usize);
+
+impl Handler<Enter> for Clerk {
+    type Result = Answer;
+
+    fn handle(&mut self, message: Enter, _: &mut Context<Self>) -> Answer {
+        self.enter(message.0)
+    }
+}
+
+/// Answered later, by a future of the actor.
+#[derive(Message)]
+#[rtype(Answer)]
+struct EnterLater(usize);
+
+impl Handler<EnterLater> for Clerk {
+    type Result = ResponseActFuture<Self, Answer>;
+
+    fn handle(&mut self, message: EnterLater, _: &mut Context<Self>) -> Self::Result {
+        let answer = self.enter(message.0);
+        Box::pin(
+            shuttle::future::yield_now()
+                .into_actor(self)
+                .map(move |(), _, _| answer),
+        )
+    }
+}
+
+/// How the first generation ends while calls are on their way.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The actor's own wish.
+    Exit,
+    Kill,
+    /// As the supervisor does: no further message, then the order.
+    ShutAndStop,
+}
+
+impl End {
+    fn come(self, child: &ChildRef<Clerk>, control: &Control) {
+        match self {
+            Self::Exit => control.exit(ExitReason::Fatal("odd".to_owned())),
+            Self::Kill => control.kill(),
+            Self::ShutAndStop => {
+                child.gate.shut(Generation(1));
+                control.stop();
+            }
+        }
+    }
+}
+
+/// A generation on a thread of its own.
+struct Living {
+    control: Arc<Control>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Living {
+    fn start(spec: &Arc<ChildSpec<Clerk>>, number: u64) -> Self {
+        let (sender, reports) = mpsc::unbounded_channel();
+        let control = Control::new();
+        let launch = Launch {
+            path: Arc::from("clerk"),
+            control: Arc::clone(&control),
+            probe: Arc::new(NoProbe),
+            guard: ExitGuard {
+                node: 1,
+                generation: Generation(number),
+                reports: sender,
+                reported: false,
+            },
+        };
+        let spec = Arc::clone(spec);
+        let thread = thread::spawn(move || block_on(generation(&spec, launch)));
+        Self {
+            control,
+            reports,
+            thread,
+        }
+    }
+
+    /// Waits for the end, which is reported exactly once.
+    fn ended(mut self) {
+        let mut exits = 0;
+        while let Some(report) = block_on(self.reports.recv()) {
+            exits += u32::from(matches!(report, Report::Exited { .. }));
+        }
+        self.thread.join().expect("the wrapper does not panic");
+        assert_eq!(exits, 1);
+    }
+}
+
+/// The first generation ends at any time; the second serves until all callers have been answered.
+fn supervise(spec: &Arc<ChildSpec<Clerk>>, end: End, callers: Vec<thread::JoinHandle<()>>) {
+    let child = spec.child_ref();
+    let first = Living::start(spec, 1);
+    end.come(&child, &first.control);
+    first.ended();
+    let second = Living::start(spec, 2);
+    let up = block_on(child.wait_running(LONG));
+    assert_eq!(up, Ok(Generation(2)));
+    let live = child.gate.live().expect("it runs");
+    for caller in callers {
+        caller.join().expect("a caller does not panic");
+    }
+    child.gate.shut(Generation(2));
+    second.control.stop();
+    second.ended();
+    assert_eq!(
+        live.admission.available_permits(),
+        MAILBOX,
+        "each place in the mailbox has been given back"
+    );
+}
+
+type Outcomes = Arc<Mutex<Vec<(usize, Result<Answer, CallError>)>>>;
+
+fn calls(child: ChildRef<Clerk>, caller: usize, outcomes: Outcomes) {
+    let (first, second) = (2 * caller, 2 * caller + 1);
+    // Whether it is still up when the call comes is for the schedule to say.
+    let _ = block_on(child.wait_running(LONG));
+    let at_once = block_on(child.call(Enter(first), LONG));
+    let later = block_on(child.call(EnterLater(second), LONG));
+    let mut outcomes = outcomes.lock().expect("not poisoned");
+    outcomes.extend([(first, at_once), (second, later)]);
+}
+
+/// Asks, looks once and goes away.
+fn gives_up(child: &ChildRef<Clerk>, call: usize) {
+    let mut asked = Box::pin(child.call(Enter(call), LONG));
+    block_on(std::future::poll_fn(|cx| {
+        let _ = asked.poll_unpin(cx);
+        Poll::Ready(())
+    }));
+}
+
+fn check(ledger: &[Answer], outcomes: &[(usize, Result<Answer, CallError>)]) {
+    let in_turn = |pair: &[Answer]| pair[0].generation <= pair[1].generation;
+    assert!(ledger.windows(2).all(in_turn), "{ledger:?}");
+    for call in 0..CALLS {
+        let times = ledger.iter().filter(|entry| entry.call == call).count();
+        assert!(times <= 1, "call {call} was handled {times} times");
+    }
+    assert_eq!(outcomes.len(), 2 * CALLERS, "each patient caller knows");
+    for (call, outcome) in outcomes {
+        let handled = ledger.iter().find(|entry| entry.call == *call);
+        match outcome {
+            Ok(answer) => assert_eq!(Some(answer), handled, "its own answer, and handled"),
+            Err(CallError::Lost) => {}
+            Err(CallError::Timeout) => panic!("time stands still"),
+            Err(refusal) => assert_eq!(handled, None, "refused as {refusal}, but handled"),
+        }
+    }
+}
+
+/// How calls came out in all schedules, so that a scenario in which nothing happens is noticed.
+#[derive(Default)]
+struct Tally {
+    answered: AtomicUsize,
+    lost: AtomicUsize,
+    full: AtomicUsize,
+    down: AtomicUsize,
+}
+
+impl Tally {
+    fn count(&self, outcome: &Result<Answer, CallError>) {
+        let kind = match outcome {
+            Ok(_) => &self.answered,
+            Err(CallError::Full { .. }) => &self.full,
+            Err(CallError::Down { .. }) => &self.down,
+            Err(_) => &self.lost,
+        };
+        kind.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn all(&self) -> [usize; 4] {
+        [&self.answered, &self.lost, &self.full, &self.down]
+            .map(|kind| kind.load(Ordering::Relaxed))
+    }
+}
+
+fn calls_around_an_end(end: End, tally: &Tally) {
+    let (ledger, outcomes) = (Ledger::default(), Outcomes::default());
+    let entries = Arc::clone(&ledger);
+    let spec = ChildSpec::new("clerk", move |start| {
+        Ok(Clerk {
+            ledger: Arc::clone(&entries),
+            generation: start.generation(),
+        })
+    });
+    let spec = Arc::new(spec.mailbox_len_max(MAILBOX));
+    let child = spec.child_ref();
+    let mut callers: Vec<_> = (0..CALLERS)
+        .map(|caller| {
+            let (child, outcomes) = (child.clone(), Arc::clone(&outcomes));
+            thread::spawn(move || calls(child, caller, outcomes))
+        })
+        .collect();
+    callers.push(thread::spawn(move || gives_up(&child, CALLS - 1)));
+    supervise(&spec, end, callers);
+    let ledger = ledger.lock().expect("not poisoned");
+    let outcomes = outcomes.lock().expect("not poisoned");
+    check(&ledger, &outcomes);
+    outcomes
+        .iter()
+        .for_each(|(_, outcome)| tally.count(outcome));
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    let value = std::env::var(variable).ok();
+    value.map_or(default, |text| text.parse().expect(variable))
+}
+
+fn explore(scheduler: impl Scheduler + 'static, end: End, tally: &Arc<Tally>) -> usize {
+    let tally = Arc::clone(tally);
+    let mut config = Config::new();
+    config.stack_size = 1 << 18;
+    Runner::new(scheduler, config).run(move || calls_around_an_end(end, &tally))
+}
+
+#[test]
+fn no_reply_is_lost_or_doubled() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime without I/O");
+    // Nobody drives it: deadlines can be set and never come.
+    let _entered = runtime.enter();
+    let seed = number("SCHEDULE_SEED", 20_261_122);
+    let each = usize::try_from(number("SCHEDULES", 10_000)).unwrap_or(usize::MAX);
+    for end in [End::Exit, End::Kill, End::ShutAndStop] {
+        let tally = Arc::new(Tally::default());
+        let random = RandomScheduler::new_from_seed(seed, each);
+        let by_priority = PctScheduler::new_from_seed(seed, 3, each);
+        let schedules = explore(random, end, &tally) + explore(by_priority, end, &tally);
+        let met = tally.all();
+        println!(
+            "{end:?}: {schedules} schedules, SCHEDULE_SEED={seed}, calls answered, lost, full, down: {met:?}"
+        );
+        assert!(met.iter().all(|&times| times > 0), "{met:?}");
+    }
+}
+
+fn live(generation: u64) -> Live<Clerk> {
+    Live {
+        generation: Generation(generation),
+        parcels: mpsc::unbounded_channel().0,
+        admission: Arc::new(Semaphore::new(MAILBOX)),
+        token: CancellationToken::new(),
+    }
+}
+
+fn opens_and_shuts() {
+    let child = ChildRef::<Clerk>::unbound();
+    let gate = Arc::clone(&child.gate);
+    let late = thread::spawn(move || gate.open(live(1)));
+    let gate = Arc::clone(&child.gate);
+    let next = thread::spawn(move || {
+        gate.shut(Generation(1));
+        gate.open(live(2));
+        gate.shut(Generation(1));
+    });
+    late.join().expect("it returns");
+    next.join().expect("it returns");
+    let open = child.gate.live().map(|live| live.generation);
+    assert_eq!(open, Some(Generation(2)));
+}
+
+/// Every schedule there is: the gate ends up with the second generation, whenever the first would open.
+#[test]
+fn a_generation_that_was_shut_never_opens() {
+    let every = DfsScheduler::new(None, false);
+    let schedules = Runner::new(every, Config::new()).run(opens_and_shuts);
+    println!("{schedules} schedules, which are all");
+}
