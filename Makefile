@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-flips perplexity oracle load bench-memory compare otp-vectors supervisors-long
+.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-flips storm perplexity oracle load bench-memory compare otp-vectors supervisors-long
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -94,6 +94,13 @@ chaos-failover: build venv ## 500 disturbances of running streams, each like und
 
 chaos-flips: build venv ## 100 flipped bits of a store, each found before use
 	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_damage.py
+
+storm: setup ## the supervision runtime under 10,000 panics and a minute of ten times too many calls
+	@$(MAKE) -s --no-print-directory cargo-storm
+
+.PHONY: cargo-storm
+cargo-storm:
+	BLYAN_PANICS=10000 BLYAN_OVERLOAD_S=60 cargo test -p blyan-supervisors --locked --test storm -- --nocapture
 
 perplexity: build ## perplexity of the chain's model against the GGUF's fp32, with random and contiguous splits
 	$(binary) bench perplexity $(ARGS)
