@@ -1,0 +1,42 @@
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// The few calls on which the log's durability stands, apart so that tests can fail them or kill between them.
+pub trait AuditDisk: Send + Sync + 'static {
+    /// Writes all of `bytes` where the file stands.
+    ///
+    /// # Errors
+    /// What the system says; some of the bytes may have been written.
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes the content and length of `file` durable.
+    ///
+    /// # Errors
+    /// What the system says. What the file holds on disk is then unknown.
+    fn sync_file(&self, file: &File) -> io::Result<()>;
+
+    /// Makes the names in a folder durable.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+}
+
+/// The system's own calls.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk;
+
+impl AuditDisk for RealDisk {
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    fn sync_file(&self, file: &File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+}
