@@ -1,0 +1,5 @@
+//! The audit log against attackers, crashes and disks that fail.
+
+mod attacks;
+mod crash;
+mod house;
