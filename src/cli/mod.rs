@@ -1,5 +1,6 @@
 //! The command line.
 
+mod audit;
 mod bench;
 mod fit;
 mod generate;
@@ -73,6 +74,9 @@ enum Command {
     Bench(bench::BenchCommand),
     /// List the receipts of ended requests
     Receipts(receipts::ReceiptsArgs),
+    /// The log of what was decided about components, by whom and why
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -117,6 +121,7 @@ impl Command {
             Self::Generate(args) => generate::run(config, &args)?,
             Self::Bench(command) => bench::run(config, &command)?,
             Self::Receipts(args) => receipts::run(config, &args)?,
+            Self::Audit(command) => return command.run(config),
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -13,14 +13,16 @@ use parking_lot::Mutex;
 
 use crate::config::Config;
 
-const NODE_KEY_FILE: &str = "node.key";
+/// The key's file within the data directory.
+pub const NODE_KEY_FILE: &str = "node.key";
 const DEFAULT_RECIPE: &[u8] = include_bytes!("../../model/data/smollm2-135m-instruct.recipe.json");
 
 /// The store and the key of this process; no other process may write while it lives.
 pub struct Home {
     /// The chain's database and payloads.
     pub store: Arc<RocksStore>,
-    key: NodeKey,
+    /// Signs blocks and audit records.
+    pub key: Arc<NodeKey>,
 }
 
 /// What an import reads.
@@ -68,7 +70,7 @@ impl Home {
             .with_context(|| format!("the node key in {}", dir.display()))?;
         Ok(Self {
             store: Arc::new(store),
-            key,
+            key: Arc::new(key),
         })
     }
 

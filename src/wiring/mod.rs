@@ -6,11 +6,13 @@ mod home;
 mod local;
 mod node;
 mod port;
+mod security;
 mod serving;
 mod tree;
 
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
 pub use faults::{Faults, Poke};
-pub use home::{Home, ImportSource, now_ms};
+pub use home::{Home, ImportSource, NODE_KEY_FILE, now_ms};
 pub use local::{LocalModel, ReadOnlySource};
 pub use node::{NodeEnd, RunningNode, StopSignals};
+pub use security::audit_dir;
