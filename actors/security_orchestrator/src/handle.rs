@@ -88,6 +88,11 @@ impl SecurityHandle {
         }
     }
 
+    /// A handle without an orchestrator behind it: every call is refused.
+    pub fn unbound(config: &SecurityConfig) -> Self {
+        Self::new(ChildRef::unbound(), broadcast::channel(1).0, config)
+    }
+
     /// The child behind the handle.
     pub const fn child(&self) -> &ChildRef<SecurityOrchestrator> {
         &self.child

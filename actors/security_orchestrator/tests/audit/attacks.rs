@@ -161,10 +161,7 @@ fn a_tail_cut_before_an_anchor_is_named() {
         let (house, anchors) = House::with(RECORDS);
         cut(&house, keep);
         let last = keep as u64;
-        let cut = FaultKind::Cut {
-            last,
-            anchored: 23,
-        };
+        let cut = FaultKind::Cut { last, anchored: 23 };
         let fault = house.fault(&anchors[22..23]);
         assert_eq!((fault.seq, fault.kind), (last + 1, cut));
     }
@@ -175,7 +172,10 @@ fn a_tail_cut_after_the_last_anchor_is_the_stated_limit() {
     let (house, anchors) = House::with(RECORDS);
     cut(&house, 15);
     let report = verify(&house.dir(), house.public_key(), &anchors[..15]).unwrap();
-    assert_eq!((report.end, report.last_anchor), (anchors[14], Some(anchors[14])));
+    assert_eq!(
+        (report.end, report.last_anchor),
+        (anchors[14], Some(anchors[14]))
+    );
 }
 
 #[test]
@@ -237,7 +237,10 @@ fn nothing_else_may_lie_in_the_folder() {
         let (house, _) = House::with(3);
         fs::write(house.dir().join(name), b"").unwrap();
         let fault = house.fault(&[]);
-        assert_eq!((fault.file.as_str(), fault.kind), (name, FaultKind::Stranger));
+        assert_eq!(
+            (fault.file.as_str(), fault.kind),
+            (name, FaultKind::Stranger)
+        );
     }
     let (house, _) = House::with(3);
     fs::create_dir(house.dir().join("00000000000000000009.audit")).unwrap();

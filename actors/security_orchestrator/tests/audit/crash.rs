@@ -27,15 +27,27 @@ fn a_torn_append_is_cut_and_recorded_at_every_byte() {
         fs::write(&file, &bytes[..len]).unwrap();
         let torn = (len - first) as u64;
         let report = verify(&house.dir(), house.public_key(), &[]).unwrap();
-        assert_eq!((report.end.count, report.torn_len), (1, torn), "{len} bytes");
+        assert_eq!(
+            (report.end.count, report.torn_len),
+            (1, torn),
+            "{len} bytes"
+        );
 
         let (mut log, replayed) = house.open().unwrap();
         assert_eq!(replayed[0].entry(), entry(1));
         let cuts: Vec<_> = replayed[1..].iter().map(|record| record.action).collect();
-        let expected = if torn > 0 { vec![Action::TailCut] } else { vec![] };
+        let expected = if torn > 0 {
+            vec![Action::TailCut]
+        } else {
+            vec![]
+        };
         assert_eq!(cuts, expected, "{len} bytes");
         if let Some(cut) = replayed.get(1) {
-            assert!(cut.reason.starts_with(&format!("{torn} bytes ")), "{}", cut.reason);
+            assert!(
+                cut.reason.starts_with(&format!("{torn} bytes ")),
+                "{}",
+                cut.reason
+            );
             assert_eq!(cut.outcome, RecordOutcome::Done);
         }
         log.append(&[entry(3)]).unwrap();
@@ -58,7 +70,10 @@ fn a_crash_between_the_record_of_a_cut_and_the_cut_itself_is_recorded_too() {
     fs::write(&file, rest).unwrap();
     let (_, replayed) = house.open().unwrap();
     let actions: Vec<_> = replayed.iter().map(|record| record.action).collect();
-    assert_eq!(actions, [Action::Quarantine, Action::TailCut, Action::TailCut]);
+    assert_eq!(
+        actions,
+        [Action::Quarantine, Action::TailCut, Action::TailCut]
+    );
     assert!(verify(&house.dir(), house.public_key(), &[]).is_ok());
 }
 
@@ -71,7 +86,13 @@ fn a_crash_after_a_new_file_and_before_its_first_record_is_no_fault() {
     let mut log = house.open().unwrap().0;
     log.append(&[entry(4)]).unwrap();
     let end = log.anchor();
-    assert_eq!(verify(&house.dir(), house.public_key(), &[end]).unwrap().end.count, 4);
+    assert_eq!(
+        verify(&house.dir(), house.public_key(), &[end])
+            .unwrap()
+            .end
+            .count,
+        4
+    );
     assert!(fs::metadata(next).unwrap().len() > 0);
 }
 
@@ -88,12 +109,20 @@ fn after_a_failed_write_nothing_more_is_written_until_the_log_is_opened_anew() {
             let refused = log.append(&[entry(2)]).unwrap_err();
             assert!(matches!(refused, AuditError::NotDurable(_)), "{refused}");
         }
-        assert_eq!(disk.failures.load(Ordering::SeqCst), 1, "the second is not tried");
+        assert_eq!(
+            disk.failures.load(Ordering::SeqCst),
+            1,
+            "the second is not tried"
+        );
         assert_eq!(log.anchor(), acknowledged);
         drop(log);
         let (_, replayed) = house.open().unwrap();
         assert_eq!(replayed[0].entry(), entry(1));
-        assert!(replayed[1..].iter().all(|record| record.action == Action::TailCut));
+        assert!(
+            replayed[1..]
+                .iter()
+                .all(|record| record.action == Action::TailCut)
+        );
         assert!(verify(&house.dir(), house.public_key(), &[acknowledged]).is_ok());
     }
 }
@@ -146,7 +175,10 @@ fn long_texts_are_cut_at_a_character() {
     long.who = "\u{1}".repeat(500);
     long.subject = "\u{10ffff}".repeat(500);
     let record = log.append(&[long]).unwrap().remove(0);
-    assert_eq!((record.reason.len(), record.who.len(), record.subject.len()), (512, 128, 256));
+    assert_eq!(
+        (record.reason.len(), record.who.len(), record.subject.len()),
+        (512, 128, 256)
+    );
     drop(log);
     assert_eq!(house.open().unwrap().1, [record]);
     assert!(verify(&house.dir(), house.public_key(), &[]).is_ok());

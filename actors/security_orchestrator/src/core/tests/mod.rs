@@ -1,0 +1,5 @@
+mod orders;
+mod random;
+mod recovery;
+mod rules;
+mod world;
