@@ -6,5 +6,6 @@ mod otp;
 mod plain;
 mod policies;
 mod random;
+mod stopping;
 mod table;
 mod world;

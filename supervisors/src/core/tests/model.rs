@@ -10,7 +10,7 @@ use super::{
     world::{SECOND, World, rules, settings},
 };
 use crate::{
-    ChildState, ExitReason, Restart, Strategy, TreeNode, Window,
+    Backoff, ChildState, ExitReason, Restart, Strategy, TreeEvent, TreeNode, Window,
     core::{Command, Core, Event, Ix},
     spec::Rules,
 };
@@ -37,12 +37,27 @@ fn strategy(rng: &mut StdRng) -> Strategy {
     [OneForOne, RestForOne, OneForAll][rng.random_range(0..3)]
 }
 
-fn some_rules(rng: &mut StdRng) -> Rules {
+/// No two pauses end at one instant, as nothing is said about the order of starts then: events come at whole seconds,
+/// and each child's pauses have milliseconds of its own.
+fn backoff(rng: &mut StdRng, nth: usize) -> Backoff {
+    let own = Duration::from_millis(2 * nth as u64 + 1);
+    match rng.random() {
+        true => Backoff::NONE,
+        false => Backoff {
+            initial: SECOND * rng.random_range(0..3) + own,
+            max: Duration::MAX,
+            jitter_percent: 0,
+        },
+    }
+}
+
+fn some_rules(rng: &mut StdRng, nth: usize) -> Rules {
     use Restart::{Permanent, Temporary, Transient};
     let restart = [Permanent, Permanent, Transient, Temporary][rng.random_range(0..4)];
     Rules {
         window: window(rng),
         quarantine: rng.random(),
+        backoff: backoff(rng, nth),
         ..rules(restart)
     }
 }
@@ -53,6 +68,8 @@ fn plain(path: &str, rules: &Rules, group: Option<Group>) -> Plain {
         restart: rules.restart,
         window: rules.quarantine.then_some(rules.window),
         past: Vec::new(),
+        backoff: rules.backoff,
+        due: None,
         life: Life::Down,
         quarantined: false,
         generation: 0,
@@ -78,7 +95,7 @@ impl Planter<'_> {
     }
 
     fn child(&mut self, parent: Ix, nth: usize, depth: usize) -> Plain {
-        let rules = some_rules(self.rng);
+        let rules = some_rules(self.rng, self.indices.len());
         let id = format!("n{nth}");
         let mut indices = self.indices[parent].clone();
         indices.push(nth);
@@ -165,18 +182,29 @@ impl Pair {
 
     fn passes(&mut self, time: Duration) {
         self.world.passes(time);
-        self.journal.now += time;
+        let end = self.journal.now + time;
+        while let Some(at) = self
+            .plain
+            .next_due(self.journal.now)
+            .filter(|&at| at <= end)
+        {
+            self.journal.now = at;
+            self.plain.wake(&mut self.journal);
+        }
+        self.journal.now = end;
     }
 
-    fn compare(&mut self, at: Place) {
+    /// How many decisions were compared.
+    fn compare(&mut self, at: Place) -> usize {
         assert_eq!(self.world.take_log(), self.journal.lines, "{at}");
-        self.journal.lines.clear();
+        let decisions = std::mem::take(&mut self.journal.lines).len();
         assert_eq!(
             self.world.exit.is_none(),
             self.plain.life == Life::Up,
             "{at}"
         );
         same(&self.world.tree(), &self.plain, self.journal.now, at);
+        decisions
     }
 }
 
@@ -185,6 +213,7 @@ fn same(tree: &TreeNode, plain: &Plain, now: Duration, at: Place) {
     let state = match plain.life {
         _ if plain.quarantined => ChildState::Quarantined,
         Life::Up => ChildState::Running,
+        Life::Down if plain.due.is_some() => ChildState::BackingOff,
         Life::Down | Life::Done => ChildState::Stopped,
     };
     assert_eq!(
@@ -218,25 +247,68 @@ impl fmt::Display for Place {
     }
 }
 
+/// What the trees have met, so that histories in which nothing happens are noticed.
+#[derive(Debug, Default)]
+struct Met {
+    decisions: usize,
+    pauses: usize,
+    quarantines: usize,
+    escalations: usize,
+    trees_given_up: usize,
+}
+
+impl Met {
+    fn meet(&mut self, world: &World, decisions: usize) {
+        self.decisions += decisions;
+        self.trees_given_up += usize::from(world.exit.is_some());
+        for event in &world.events {
+            match event {
+                TreeEvent::ChildRestarting { pause, .. } if !pause.is_zero() => self.pauses += 1,
+                TreeEvent::ChildQuarantined { .. } => self.quarantines += 1,
+                TreeEvent::Escalated { .. } => self.escalations += 1,
+                _ => {}
+            }
+        }
+    }
+}
+
 fn number(variable: &str, default: u64) -> u64 {
     let value = std::env::var(variable).ok();
     value.map_or(default, |text| text.parse().expect(variable))
+}
+
+/// One tree and its history; the world as it ends, and how many decisions were compared.
+fn live_through(seed: u64) -> (World, usize) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut pair = Pair::plant(&mut rng);
+    let mut decisions = pair.compare(Place { seed, step: 0 });
+    for step in 1..=STEPS {
+        if pair.world.exit.is_none() {
+            pair.step(&mut rng);
+            decisions += pair.compare(Place { seed, step });
+        }
+    }
+    (pair.world, decisions)
 }
 
 #[test]
 fn the_core_decides_as_the_plain_model() {
     let (first, trees) = (number("CORE_SEED", 1), number("CORE_TREES", TREES));
     println!("{trees} trees, CORE_SEED={first}");
+    let mut met = Met::default();
     for seed in (first..).take(usize::try_from(trees).unwrap_or(usize::MAX)) {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut pair = Pair::plant(&mut rng);
-        pair.compare(Place { seed, step: 0 });
-        for step in 1..=STEPS {
-            if pair.world.exit.is_some() {
-                break;
-            }
-            pair.step(&mut rng);
-            pair.compare(Place { seed, step });
-        }
+        let (world, decisions) = live_through(seed);
+        met.meet(&world, decisions);
     }
+    println!("{met:?}");
+    let enough = usize::try_from(trees / 20).unwrap_or(usize::MAX);
+    let Met {
+        pauses,
+        quarantines,
+        escalations,
+        trees_given_up,
+        ..
+    } = met;
+    let often = [pauses, quarantines, escalations, trees_given_up];
+    assert!(often.iter().all(|&times| times >= enough), "{often:?}");
 }

@@ -1,11 +1,11 @@
 //! The rules a second time, for comparison: a tree that owns its children and carries each event out on the spot,
 //! from where it happens outwards. The core instead keeps an arena and compares what is with what should be.
 //!
-//! In this model starts and stops succeed at once and there are no pauses.
+//! In this model starts and stops succeed at once.
 
 use std::time::Duration;
 
-use crate::{ExitReason, Restart, Strategy, Window};
+use crate::{Backoff, ExitReason, Restart, Strategy, Window};
 
 /// The time, and what was done, in the words of [`World`](super::world::World).
 #[derive(Default)]
@@ -30,6 +30,9 @@ pub(super) struct Plain {
     /// Its own window; `None` where only its supervisor's counts.
     pub(super) window: Option<Window>,
     pub(super) past: Vec<Duration>,
+    pub(super) backoff: Backoff,
+    /// Before this it does not start again.
+    pub(super) due: Option<Duration>,
     pub(super) life: Life,
     pub(super) quarantined: bool,
     pub(super) generation: u64,
@@ -54,7 +57,7 @@ pub(super) fn count(past: &[Duration], window: Window, now: Duration) -> u32 {
 
 impl Plain {
     pub(super) fn start(&mut self, journal: &mut Journal) {
-        self.life = Life::Up;
+        (self.life, self.due) = (Life::Up, None);
         self.generation += 1;
         match &mut self.group {
             None => {
@@ -66,6 +69,12 @@ impl Plain {
     }
 
     pub(super) fn stop(&mut self, journal: &mut Journal) {
+        self.due = None;
+        self.go_down(journal);
+    }
+
+    /// As [`stop`](Self::stop), but a pause goes on.
+    fn go_down(&mut self, journal: &mut Journal) {
         if self.life != Life::Up {
             return;
         }
@@ -80,10 +89,32 @@ impl Plain {
     }
 
     fn forgive(&mut self) {
-        self.quarantined = false;
+        (self.quarantined, self.due) = (false, None);
         self.past.clear();
         if self.life == Life::Done {
             self.life = Life::Down;
+        }
+    }
+
+    /// The end of the next pause in this subtree.
+    pub(super) fn next_due(&self, now: Duration) -> Option<Duration> {
+        let below = self.group.iter().flat_map(|group| &group.children);
+        let below = below.filter_map(|child| child.next_due(now));
+        self.due
+            .filter(|&at| at > now)
+            .into_iter()
+            .chain(below)
+            .min()
+    }
+
+    /// Starts those whose pause is over.
+    pub(super) fn wake(&mut self, journal: &mut Journal) {
+        let up = self.life == Life::Up;
+        if let Some(group) = self.group.as_mut().filter(|_| up) {
+            for child in &mut group.children {
+                child.wake(journal);
+            }
+            group.start_all(journal);
         }
     }
 
@@ -166,8 +197,14 @@ impl Group {
     fn start_all(&mut self, journal: &mut Journal) {
         for child in 0..self.children.len() {
             let free = !self.children[child].quarantined && !self.is_blocked(child);
-            if free && self.children[child].life == Life::Down {
+            if !free || self.children[child].life != Life::Down {
+                continue;
+            }
+            if self.children[child].due.is_none_or(|at| at <= journal.now) {
                 self.children[child].start(journal);
+            } else if self.strategy != Strategy::OneForOne {
+                // Those after it may need it.
+                break;
             }
         }
     }
@@ -211,6 +248,9 @@ impl Group {
         } else if used_up(&self.past, self.window) {
             return false;
         } else {
+            let window = child.window.unwrap_or(self.window);
+            let pause = child.backoff.pause(count(&child.past, window, now));
+            child.due = Some(now + pause);
             child.past.push(now);
             self.past.push(now);
             self.stop_with(at, journal);
@@ -228,7 +268,7 @@ impl Group {
         };
         for at in group.rev() {
             let member = &mut self.children[at];
-            member.stop(journal);
+            member.go_down(journal);
             let stays_down = at != child && member.restart == Restart::Temporary;
             member.life = if stays_down { Life::Done } else { Life::Down };
         }
