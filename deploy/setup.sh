@@ -11,7 +11,7 @@ say() { printf '==> %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*"; exit 1; }
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "this build is for Linux on x86_64; here is $(uname -s) on $(uname -m)."
-command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.90 or newer with rustup (rust-lang.org, 'Install'), open a new shell, and run make again."
+command -v cargo >/dev/null || fail "cargo is missing. Install Rust 1.91 or newer with rustup (rust-lang.org, 'Install'), open a new shell, and run make again."
 
 missing=()
 for package in "${packages[@]}"; do

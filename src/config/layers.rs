@@ -334,6 +334,7 @@ mod tests {
             config.inference,
             blyan_inference::config::InferenceConfig::default()
         );
+        assert_eq!(config.security, blyan_security::SecurityConfig::default());
     }
 
     #[test]

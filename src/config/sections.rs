@@ -5,6 +5,7 @@ use std::time::Duration;
 use blyan_chain::ChainConfig;
 use blyan_expert_cache::ExpertCacheConfig;
 use blyan_inference::config::InferenceConfig;
+use blyan_security::SecurityConfig;
 use blyan_supervisors::{Backoff, Window};
 use serde::Deserialize;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub chain: ChainConfig,
     /// Restart windows, pauses, stuck limits.
     pub supervision: SupervisionConfig,
+    /// Quarantine, alerts, audit log.
+    pub security: SecurityConfig,
 }
 
 /// `[node]`
@@ -306,6 +309,7 @@ impl Config {
                     .err()
                     .map(|error| error.to_string())
             })
+            .or_else(|| self.security.validate().err())
             .or_else(|| self.exposure_fault())
     }
 

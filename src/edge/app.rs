@@ -6,7 +6,7 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::state::EdgeState;
-use super::{chat, docs, error, health, openai, page, reads, ws};
+use super::{admin, chat, docs, error, health, openai, page, reads, ws};
 
 /// Adds every route. The layers around them are `security::surround`'s.
 pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
@@ -23,6 +23,7 @@ pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
         .app_data(web::PathConfig::default().error_handler(error::of_path))
         .configure(chat_routes)
         .configure(read_routes)
+        .configure(admin_routes)
         .configure(page_routes)
         .default_service(web::to(error::not_found));
 }
@@ -55,6 +56,17 @@ fn read_routes(config: &mut ServiceConfig) {
         .service(at("/supervision/tree/{path:.+}").route(read().to(health::subtree)))
         .service(at("/security/integrity_status").route(read().to(health::integrity)))
         .service(at("/metrics").route(read().to(health::metrics)));
+}
+
+fn admin_routes(config: &mut ServiceConfig) {
+    config
+        .service(at("/security/quarantine_node/{id:.+}").route(web::post().to(admin::quarantine)))
+        .service(at("/security/recover_node/{id:.+}").route(web::post().to(admin::recover)))
+        .service(at("/security/failover/{id:.+}").route(web::post().to(admin::failover)))
+        .service(at("/security/node_status/{id:.+}").route(read().to(admin::node_status)))
+        .service(at("/security/threat_indicators").route(read().to(admin::threat_indicators)))
+        .service(at("/security/dashboard").route(read().to(admin::dashboard)))
+        .service(at("/security/events").route(read().to(admin::events)));
 }
 
 fn page_routes(config: &mut ServiceConfig) {

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
-use super::{chat, error, health, openai, reads, stream, ws};
+use super::{admin, chat, error, health, openai, reads, stream, ws};
 
 /// Every endpoint of the edge.
 #[derive(OpenApi)]
@@ -32,6 +32,13 @@ use super::{chat, error, health, openai, reads, stream, ws};
         health::subtree,
         health::integrity,
         health::metrics,
+        admin::quarantine,
+        admin::recover,
+        admin::failover,
+        admin::node_status,
+        admin::threat_indicators,
+        admin::dashboard,
+        admin::events,
     ),
     components(schemas(
         error::ErrorBody,

@@ -1,6 +1,7 @@
 //! The edge: HTTP, Server-Sent Events and WebSocket in front of the node.
 
 mod actor;
+mod admin;
 mod app;
 mod chat;
 mod docs;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use blyan_protocol::{ErrorCode, PublicError, RequestId};
+use blyan_security::SecurityHandle;
 use blyan_supervisors::Probe;
 use metrics_exporter_prometheus::PrometheusHandle;
 use rand::TryRngCore;
@@ -22,6 +23,8 @@ use crate::config::{Config, EdgeConfig, PricingConfig};
 pub struct EdgeState {
     /// The node behind the edge.
     pub node: Arc<dyn NodePort>,
+    /// Who is in service, and who decides it.
+    pub security: SecurityHandle,
     /// `[edge]`
     pub config: EdgeConfig,
     /// What a request gets that does not say otherwise.
@@ -48,6 +51,8 @@ pub struct EdgeState {
 pub struct EdgeParts {
     /// The node behind the edge.
     pub node: Arc<dyn NodePort>,
+    /// Who is in service, and who decides it.
+    pub security: SecurityHandle,
     /// Who may do what.
     pub keys: Keys,
     /// The address in use.
@@ -74,6 +79,7 @@ impl EdgeState {
     pub fn new(config: &Config, parts: EdgeParts) -> Self {
         Self {
             node: parts.node,
+            security: parts.security,
             hosts: HostRules::new(parts.bound, &config.edge.allowed_hosts),
             streams: Arc::new(Semaphore::new(config.edge.streams_max)),
             config: config.edge.clone(),

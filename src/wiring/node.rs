@@ -11,12 +11,14 @@ use blyan_chain::{ChainReader, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::Wake;
 use blyan_protocol::ModelDescription;
+use blyan_security::SecurityHandle;
 use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::faults::Poke;
 use super::home::Home;
 use super::port::Port;
+use super::security;
 use super::serving::{self, ServeError};
 use super::tree::{self, ROOT};
 use crate::config::Config;
@@ -100,6 +102,7 @@ pub struct RunningNode {
     config: Config,
     store: Arc<RocksStore>,
     port: Arc<Port>,
+    security: SecurityHandle,
     edge: EdgeHandle,
     stopping: Stopping,
     probe: Arc<dyn Probe>,
@@ -119,12 +122,13 @@ impl RunningNode {
         metrics: PrometheusHandle,
     ) -> Result<Self> {
         let keys = Keys::load(&config.edge, &config.node.data_dir())?;
-        let port = Arc::new(start_storage(&config, &home.store, &probe).await?);
+        let (port, security) = start_storage(&config, &home, &probe).await?;
         let bound = listener.local_addr()?;
         actix_rt::spawn(keep_metrics(metrics.clone()));
         let stopping = Stopping::default();
         let parts = EdgeParts {
             node: Arc::clone(&port) as Arc<dyn NodePort>,
+            security: security.clone(),
             keys,
             bound,
             stopping: stopping.clone(),
@@ -140,6 +144,7 @@ impl RunningNode {
             store: home.store,
             config,
             port,
+            security,
             stopping,
             probe,
         };
@@ -150,7 +155,7 @@ impl RunningNode {
     /// Brings the replicas up. A corrupt shared weight is no error: every chat is answered with its name until it is
     /// restored.
     async fn begin_serving(&self) -> Result<()> {
-        match serving::begin(&self.config, &self.port, &self.probe).await {
+        match serving::begin(&self.config, &self.port, &self.security, &self.probe).await {
             Ok(()) => Ok(()),
             Err(error) if error.is_corrupt() => {
                 tracing::error!(%error, "no chat is answered until this weight is restored");
@@ -163,9 +168,10 @@ impl RunningNode {
 
     /// Tries again until the weight is whole.
     fn mend_in_background(&self) {
-        let (config, port, probe) = (
+        let (config, port, security, probe) = (
             self.config.clone(),
             Arc::clone(&self.port),
+            self.security.clone(),
             Arc::clone(&self.probe),
         );
         let closing = self.stopping.closing.clone();
@@ -173,7 +179,7 @@ impl RunningNode {
             loop {
                 tokio::time::sleep(MEND_PAUSE).await;
                 serving::readmit_shared(&port).await;
-                match serving::begin(&config, &port, &probe).await {
+                match serving::begin(&config, &port, &security, &probe).await {
                     Ok(()) => return tracing::info!("the weight is restored"),
                     Err(ServeError::Start(error)) if error.is_corrupt() => {}
                     Err(error) => {
@@ -293,22 +299,33 @@ async fn announce(port: Arc<Port>, url: String) {
     let _ = writeln!(out, "listening on {url}").and_then(|()| out.flush());
 }
 
-/// Starts chain and cache, and reads which model is served.
+/// Starts the security orchestrator, chain and cache, and reads which model is served.
 async fn start_storage(
     config: &Config,
-    store: &Arc<RocksStore>,
+    home: &Home,
     probe: &Arc<dyn Probe>,
-) -> Result<Port> {
+) -> Result<(Arc<Port>, SecurityHandle)> {
+    let store = &home.store;
     let (model, served) = published(store, config)?;
     let (chain, handle) = tree::chain(Arc::clone(store), &config.chain, &config.supervision);
     let cache = ExpertCacheHandle::new(config.expert_cache.clone(), Arc::new(handle.clone()))?;
-    let tree = tree::start(chain, &cache, &config.supervision, Arc::clone(probe))?;
+    let (orchestrator, security, parts) = security::orchestrator(config, store, &home.key);
+    let orchestrator = orchestrator.backoff(config.supervision.backoff());
+    let tree = tree::start(
+        orchestrator,
+        chain,
+        &cache,
+        &config.supervision,
+        Arc::clone(probe),
+    )?;
     handle
         .child()
         .wait_running(STORAGE_START)
         .await
         .context("the chain did not come up")?;
-    Ok(Port::new(config, handle, cache, tree, model, served))
+    let port = Arc::new(Port::new(config, handle, cache, tree, model, served));
+    security::watch(&parts, &port, &security);
+    Ok((port, security))
 }
 
 fn published(

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blyan_inference::error::InferenceError;
 use blyan_inference::handle::InferenceHandle;
 use blyan_inference::serving::Parts;
+use blyan_security::SecurityHandle;
 use blyan_supervisors::{ChildSpec, Probe, TreeError};
 
 use super::engine::{PAYLOAD, StartError, engine_options, start_engine, warm};
@@ -37,7 +38,12 @@ impl ServeError {
 ///
 /// # Errors
 /// [`ServeError`], each variant.
-pub async fn begin(config: &Config, port: &Port, probe: &Arc<dyn Probe>) -> Result<(), ServeError> {
+pub async fn begin(
+    config: &Config,
+    port: &Port,
+    security: &SecurityHandle,
+    probe: &Arc<dyn Probe>,
+) -> Result<(), ServeError> {
     let options = engine_options(config, &port.model, Arc::clone(probe));
     let backend = config.inference.backend;
     let engine = start_engine(options, backend, &port.model, &port.cache).await?;
@@ -58,7 +64,23 @@ pub async fn begin(config: &Config, port: &Port, probe: &Arc<dyn Probe>) -> Resu
         let replica = tree::replica(spec, &config.supervision);
         port.tree.add_child(REPLICAS, replica).await?;
     }
+    hold_down(port, security).await;
     Ok(())
+}
+
+/// Takes out again what was out of service when the process ended. Whatever is missed here the orchestrator takes out at
+/// its next tick.
+async fn hold_down(port: &Port, security: &SecurityHandle) {
+    let out = match security.quarantined().await {
+        Ok(out) => out,
+        Err(why) => return tracing::warn!(%why, "nobody says what is quarantined"),
+    };
+    for path in out.iter().filter(|path| path.starts_with(REPLICAS)) {
+        let why = "it was quarantined when the process ended";
+        if let Err(error) = port.tree.quarantine(path, why).await {
+            tracing::debug!(%error, path, "what is quarantined is not there");
+        }
+    }
 }
 
 /// Checks the corrupt shared weights again.

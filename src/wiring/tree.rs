@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blyan_chain::{ChainActor, ChainConfig, ChainHandle, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::InferenceActor;
+use blyan_security::SecurityOrchestrator;
 use blyan_supervisors::{
     ChildSpec, Probe, SpecError, Strategy, SupervisorSpec, Tree, TreeHandle, TreeOptions,
 };
@@ -29,11 +30,12 @@ pub fn chain(
     (spec, handle)
 }
 
-/// Starts storage and the cache. Replicas and edge are added when there is an engine for them.
+/// Starts the security orchestrator, storage and the cache. Replicas and edge are added when there is an engine for them.
 ///
 /// # Errors
 /// Windows and pauses of the configuration contradict each other.
 pub fn start(
+    security: ChildSpec<SecurityOrchestrator>,
     chain: ChildSpec<ChainActor<RocksStore>>,
     cache: &ExpertCacheHandle,
     supervision: &SupervisionConfig,
@@ -60,7 +62,10 @@ pub fn start(
         ..TreeOptions::default()
     };
     Tree::start(
-        supervisor(ROOT).supervisor(storage).supervisor(serving),
+        supervisor(ROOT)
+            .child(security)
+            .supervisor(storage)
+            .supervisor(serving),
         options,
     )
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use awc::{Client, ClientResponse};
 use blyan::config::{Config, Sources};
 use blyan::edge::{EdgeParts, EdgeState, Keys, RunningServer, Stopping};
+use blyan_security::SecurityHandle;
 use blyan_supervisors::NoProbe;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
@@ -43,6 +44,7 @@ impl House {
         let at = listener.local_addr().unwrap();
         let parts = EdgeParts {
             node: script.clone(),
+            security: SecurityHandle::unbound(&config.security),
             keys,
             bound: at,
             stopping: stopping.clone(),

@@ -30,7 +30,7 @@ pub(crate) struct Ended {
 impl Ended {
     /// What follows in turn.
     pub(crate) fn follow_up(&self, core: &Orchestrator, now_ms: u64) -> Step {
-        let result = self.result.as_ref().map(|()| ()).map_err(String::as_str);
+        let result = self.result.as_ref().copied().map_err(String::as_str);
         match (&self.effect, result) {
             (Effect::Probe { path, who, .. }, result) => core.probed(path, who, result, now_ms),
             (Effect::Failover { path, who }, Err(why)) => {

@@ -299,7 +299,11 @@ async fn panics_everywhere_leave_no_caller_without_an_answer_or_a_typed_refusal(
                 }
             }));
         }
-        let strike = strike_and_time(child.clone(), Arc::clone(shared), panics / CHILDREN as u64);
+        let strike = strike_and_time(
+            child.clone(),
+            Arc::clone(shared),
+            panics.div_ceil(CHILDREN as u64),
+        );
         strikes.push(actix_rt::spawn(strike));
     }
     let mut recoveries = Vec::new();

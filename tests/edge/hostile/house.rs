@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use blyan::config::Sources;
 use blyan::edge::{EdgeParts, EdgeState, Keys, RunningServer, Stopping};
+use blyan_security::SecurityHandle;
 use blyan_supervisors::NoProbe;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tempfile::TempDir;
@@ -44,6 +45,7 @@ impl House {
         let at = listener.local_addr().unwrap();
         let parts = EdgeParts {
             node: Arc::new(Script::default()),
+            security: SecurityHandle::unbound(&config.security),
             keys: Keys::load(&config.edge, data_dir.path()).unwrap(),
             bound: at,
             stopping: Stopping::default(),
