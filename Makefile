@@ -113,8 +113,8 @@ otp-vectors: ## make the decisions of OTP's supervisors again (needs Debian's er
 	escript supervisors/tests/otp/otp_vectors.escript > supervisors/tests/otp/vectors.jsonl.new
 	mv supervisors/tests/otp/vectors.jsonl.new supervisors/tests/otp/vectors.jsonl
 
-supervisors-long: ## a million trees against the plain model, 60,000 schedules of the handle (some minutes)
-	CORE_TREES=1000000 SCHEDULES=10000 cargo test -p blyan-supervisors --lib --locked -- --nocapture the_core_decides no_reply_is_lost
+supervisors-long: ## a million trees against the plain model, 800,000 schedules of the handle (about two minutes)
+	CORE_TREES=1000000 SCHEDULES=100000 cargo test -p blyan-supervisors --lib --locked -- --nocapture the_core_decides no_reply_is_lost
 
 bench-memory: build venv ## what a second replica costs
 	$(pytest) -s tests/e2e/test_memory.py
