@@ -30,8 +30,7 @@ pub struct AuditOptions {
 /// keeps the next one from opening it.
 pub struct AuditLog {
     options: AuditOptions,
-    /// Released when it is dropped.
-    _lock: File,
+    lock: File,
     file: Option<File>,
     len: u64,
     count: u64,
@@ -58,7 +57,7 @@ impl AuditLog {
         let end = replay(&options, visit)?;
         let mut log = Self {
             options,
-            _lock: lock,
+            lock,
             file: None,
             len: end.len,
             count: end.count,
@@ -207,6 +206,14 @@ impl AuditLog {
         self.count += 1;
         self.head = signed.record.hash().map_err(AuditError::not_durable)?;
         Ok(signed.record)
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a process that is just being forked off. If this fails, closing is
+        // all there is.
+        let _ = self.lock.unlock();
     }
 }
 

@@ -3,3 +3,4 @@
 mod attacks;
 mod crash;
 mod house;
+mod kill;
