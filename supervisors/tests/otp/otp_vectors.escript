@@ -74,7 +74,7 @@ plant(N) ->
     Tree = #tree{seed = rand:export_seed_s(rand:seed_s(exsss, {?SEED, N, 0}))},
     with_random(Tree, fun() ->
         Root = random_supervisor([], permanent, 3),
-        start_recorder(N),
+        start_recorder(),
         {ok, _} = start_supervisor(Root),
         _ = take_log(),
         Tree#tree{root = {recorder(), Root}}
@@ -209,7 +209,7 @@ log(_, _) ->
 
 -record(seen, {living = #{}, supervisors = #{}, refs = #{}, expected = [], log = []}).
 
-start_recorder(_) ->
+start_recorder() ->
     use_recorder(spawn_link(fun() -> record(#seen{}) end)).
 
 use_recorder(Pid) -> put(recorder, Pid).
