@@ -110,7 +110,7 @@ impl SecurityOrchestrator {
         config: &SecurityConfig,
         events: &broadcast::Sender<SecurityEvent>,
     ) -> Result<Self, AuditError> {
-        let mut core = Orchestrator::new(config.rules());
+        let mut core = Orchestrator::new(config.rules(), &**start.path());
         let now_ms = (ports.now_ms)();
         let log = AuditLog::open(audit, now_ms, &mut |record| core.apply(&record.entry()))?;
         let count = log.anchor().count;

@@ -45,7 +45,9 @@ impl SecurityError {
     fn code(&self) -> ErrorCode {
         match self {
             Self::Refused(Refusal::Unknown(_)) => ErrorCode::NotFound,
-            Self::Refused(Refusal::NothingWouldServe(_)) => ErrorCode::InvalidRequest,
+            Self::Refused(Refusal::NothingWouldServe(_) | Refusal::Decides(_)) => {
+                ErrorCode::InvalidRequest
+            }
             Self::Refused(Refusal::Quarantined(_)) => ErrorCode::Quarantined,
             Self::Audit(_) => ErrorCode::Internal,
             Self::Call(CallError::Full { .. }) => ErrorCode::Overloaded,
@@ -58,7 +60,8 @@ impl SecurityError {
         match self {
             Self::Refused(Refusal::Unknown(_)) => "GET /security/dashboard lists the components",
             Self::Refused(Refusal::NothingWouldServe(_)) => "repeat it with \"force\": true",
-            Self::Refused(Refusal::Quarantined(_)) => "recover the component first",
+            Self::Refused(Refusal::Quarantined(_)) => "recover what is named first",
+            Self::Refused(Refusal::Decides(_)) => "quarantine what it decides about",
             Self::NotEffective { .. } => "the reason is in the node's status; try again",
             Self::Audit(_) => "check the disk, then run `blyan audit verify`",
             Self::Call(_) => "try again in a moment",

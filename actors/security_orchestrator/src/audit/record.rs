@@ -30,6 +30,18 @@ impl RecordHash {
     pub const NONE: Self = Self(ContentHash::from_bytes([0; 32]));
 }
 
+impl From<ContentHash> for RecordHash {
+    fn from(hash: ContentHash) -> Self {
+        Self(hash)
+    }
+}
+
+impl From<RecordHash> for ContentHash {
+    fn from(hash: RecordHash) -> Self {
+        hash.0
+    }
+}
+
 impl fmt::Display for RecordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

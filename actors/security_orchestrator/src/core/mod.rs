@@ -87,9 +87,12 @@ pub enum Refusal {
     /// The node could answer nobody any more.
     #[error("without {0} nothing would be left that serves; force does it all the same")]
     NothingWouldServe(String),
-    /// A failover needs a component in service.
+    /// A failover needs a component in service, and a recovery one whose parents are.
     #[error("{0} is quarantined; recover it first")]
     Quarantined(String),
+    /// Nobody would be left to bring it back.
+    #[error("{0} is what decides; it cannot be taken out")]
+    Decides(String),
 }
 
 /// What the orchestrator is told by the parts that it watches.

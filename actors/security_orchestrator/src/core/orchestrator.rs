@@ -4,7 +4,7 @@ use crate::audit::{Action, Cause, Entry, RecordOutcome};
 
 use super::denied::DeniedBudget;
 use super::indicators::{IndicatorState, Indicators, Window};
-use super::{Component, Effect, Indicator, Standing, Standings, Step};
+use super::{Component, Effect, Indicator, NODE, Standing, Standings, Step, is_within};
 
 /// Who decided what no person did.
 pub(super) const SELF: &str = "orchestrator";
@@ -39,6 +39,7 @@ impl Rules {
 #[derive(Clone, Debug)]
 pub struct Orchestrator {
     pub(super) rules: Rules,
+    own_path: String,
     pub(super) standings: Standings,
     pub(super) indicators: Indicators,
     pub(super) stuck: BTreeMap<String, Window>,
@@ -46,15 +47,21 @@ pub struct Orchestrator {
 }
 
 impl Orchestrator {
-    /// Before any entry: all components are healthy.
-    pub fn new(rules: Rules) -> Self {
+    /// Before any entry: all components are healthy. `own_path` is the one that no rule and no order takes out.
+    pub fn new(rules: Rules, own_path: impl Into<String>) -> Self {
         Self {
             rules,
+            own_path: own_path.into(),
             standings: Standings::default(),
             indicators: Indicators::default(),
             stuck: BTreeMap::new(),
             denied: DeniedBudget::default(),
         }
+    }
+
+    /// Whether taking `path` out would take out what decides. [`NODE`] is what serves, not what decides.
+    pub(super) fn is_own(&self, path: &str) -> bool {
+        path != NODE && is_within(&self.own_path, path)
     }
 
     /// Follows an entry that is durable, in the order of the log.
@@ -147,7 +154,8 @@ impl Orchestrator {
         let mut step = Step::default();
         for component in components {
             match self.standings.get(&component.path) {
-                Standing::Healthy if component.quarantined => {
+                // The tree never takes the node as a whole out by itself.
+                Standing::Healthy if component.quarantined && component.path != NODE => {
                     let why = "the tree took it out";
                     self.quarantine(&component.path, Cause::Window, why, now_ms, &mut step);
                 }

@@ -2,7 +2,7 @@ use crate::audit::{Action, Cause, Entry, RecordOutcome};
 
 use super::orchestrator::{begin_probe, entry};
 use super::{
-    Component, Decision, Effect, Indicator, Orchestrator, Order, Refusal, Standing, Step,
+    Component, Decision, Effect, Indicator, NODE, Orchestrator, Order, Refusal, Standing, Step,
     is_within, serves_without,
 };
 
@@ -56,10 +56,17 @@ impl Orchestrator {
         if !known && *standing == Standing::Healthy {
             return Err(Refusal::Unknown(path.clone()));
         }
-        // The tree may know of a quarantine that has not been reported yet.
-        let out = components
-            .iter()
-            .any(|component| component.path == *path && component.quarantined);
+        if order.decision != Decision::Recover && self.is_own(path) {
+            return Err(Refusal::Decides(path.clone()));
+        }
+        let above = self.standings.above(path);
+        if let Some(above) = above.filter(|_| order.decision != Decision::Quarantine) {
+            return Err(Refusal::Quarantined(above.to_owned()));
+        }
+        // The tree may know of a quarantine that has not been reported yet; the node as a whole is out by decision alone.
+        let out = components.iter().any(|component| {
+            component.path == *path && component.quarantined && component.path != NODE
+        });
         match (order.decision, standing) {
             (Decision::Quarantine, Standing::Healthy) => {
                 if !out && !order.force && !serves_without(components, path) {

@@ -116,7 +116,7 @@ impl Orchestrator {
     }
 
     /// Takes a component out by rule. One that is out stays as it is, unless this cause asks for a verification that
-    /// the one before did not.
+    /// the one before did not. What the tree took out along with something above it comes back with that.
     pub(super) fn quarantine(
         &mut self,
         path: &str,
@@ -125,6 +125,10 @@ impl Orchestrator {
         now_ms: u64,
         step: &mut Step,
     ) {
+        let along = cause == Cause::Window && self.standings.above(path).is_some();
+        if along || self.is_own(path) {
+            return;
+        }
         let standing = self.standings.get(path);
         let before = standing.quarantine();
         let graver = cause.needs_verification()

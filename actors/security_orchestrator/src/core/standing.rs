@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::is_within;
 use crate::audit::{Action, Cause, Entry, RecordOutcome};
 
 /// Why a component is out of service, and until when.
@@ -64,6 +65,12 @@ impl Standings {
         self.0
             .iter()
             .map(|(path, standing)| (path.as_str(), standing))
+    }
+
+    /// The path above `path` that is out of service and takes `path` along.
+    pub(super) fn above(&self, path: &str) -> Option<&str> {
+        let mut above = self.0.keys().filter(|of| *of != path);
+        above.find(|of| is_within(path, of)).map(String::as_str)
     }
 
     /// Follows a durable entry. Entries that changed nothing when they were made change nothing here.

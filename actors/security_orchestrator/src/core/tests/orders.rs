@@ -1,4 +1,4 @@
-use super::world::{CHAIN, ONE, TWO, World, corrupt, taken_out};
+use super::world::{CHAIN, ONE, SECURITY, TWO, World, corrupt, stuck, taken_out};
 use crate::audit::{Action, Cause, RecordOutcome};
 use crate::core::{Decision, Effect, NODE, Refusal, Standing, Verdict};
 
@@ -162,4 +162,49 @@ fn a_failover_that_did_not_end_well_is_written_down() {
     world.follow(step);
     assert_eq!(world.last_outcome(), RecordOutcome::Failed);
     assert!(!world.is_out(ONE));
+}
+
+#[test]
+fn what_decides_is_never_taken_out() {
+    let refused = Verdict::Refused(Refusal::Decides(SECURITY.to_owned()));
+    let mut world = World::new();
+    for decision in [Decision::Quarantine, Decision::Failover] {
+        assert_eq!(world.order_with(decision, SECURITY, true).1, refused);
+    }
+    for report in [corrupt(SECURITY), taken_out(SECURITY), stuck(SECURITY)] {
+        for _ in 0..5 {
+            world.report(report.clone());
+        }
+    }
+    assert!(!world.is_out(SECURITY));
+    let whole = world.order_with(Decision::Quarantine, NODE, true).1;
+    assert_eq!(whole, Verdict::Carry, "the node is what serves");
+}
+
+#[test]
+fn what_the_tree_takes_out_along_with_something_above_comes_back_with_that() {
+    for above in ["serving/replicas", NODE] {
+        let mut world = World::new();
+        world.order_with(Decision::Quarantine, above, true);
+        world.set_out(ONE, true);
+        world.report(taken_out(ONE));
+        assert!(world.tick_after(u64::from(u32::MAX)).is_empty(), "{above}");
+        let refused = Verdict::Refused(Refusal::Quarantined(above.to_owned()));
+        assert_eq!(world.order(Decision::Recover, ONE).1, refused);
+        assert_eq!(world.order(Decision::Failover, TWO).1, refused);
+        // Its own damage is another matter.
+        world.report(corrupt(ONE));
+        assert!(world.is_out(ONE));
+    }
+}
+
+#[test]
+fn the_node_as_a_whole_is_out_by_decision_alone() {
+    let mut world = World::new();
+    let mut whole = world.components[0].clone();
+    whole.path = NODE.to_owned();
+    (whole.needed, whole.quarantined) = (false, true);
+    world.components.push(whole);
+    assert!(world.tick_after(1).is_empty());
+    assert_eq!(world.order(Decision::Recover, NODE).1, Verdict::Unchanged);
 }

@@ -10,6 +10,8 @@ pub const ONE: &str = "serving/replicas/inference-1";
 pub const TWO: &str = "serving/replicas/inference-2";
 pub const CHAIN: &str = "storage/chain";
 
+pub const SECURITY: &str = "security";
+
 pub const RULES: Rules = Rules {
     probe_after_ms: 5 * MINUTE_MS,
     probe_after_max_ms: 60 * MINUTE_MS,
@@ -37,9 +39,10 @@ fn component(path: &str, serves: bool, needed: bool) -> Component {
 impl World {
     pub fn new() -> Self {
         Self {
-            core: Orchestrator::new(RULES),
+            core: Orchestrator::new(RULES, SECURITY),
             log: Vec::new(),
             components: vec![
+                component(SECURITY, false, true),
                 component(CHAIN, false, true),
                 component("serving/expert_cache", false, true),
                 component(ONE, true, false),
@@ -116,7 +119,7 @@ impl World {
 
     /// What a new generation finds in the log.
     pub fn replayed(&self) -> Orchestrator {
-        let mut core = Orchestrator::new(RULES);
+        let mut core = Orchestrator::new(RULES, SECURITY);
         self.log.iter().for_each(|entry| core.apply(entry));
         core
     }
