@@ -71,6 +71,19 @@ pub(crate) async fn run(components: Arc<dyn Components>, effect: Effect, limit: 
     Ended { effect, result }
 }
 
+/// Does them one after the other.
+pub(crate) async fn run_all(
+    components: Arc<dyn Components>,
+    effects: Vec<Effect>,
+    limit: Duration,
+) -> Vec<Ended> {
+    let mut ended = Vec::with_capacity(effects.len());
+    for effect in effects {
+        ended.push(run(Arc::clone(&components), effect, limit).await);
+    }
+    ended
+}
+
 /// A full verification reads all that a component rests on and takes as long as that takes.
 async fn probe(
     components: &dyn Components,

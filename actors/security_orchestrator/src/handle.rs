@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
 use crate::actor::{
-    Decide, GetDashboard, GetIndicators, GetQuarantined, GetStatus, SecurityOrchestrator, Tell,
+    Decide, Enforce, GetDashboard, GetIndicators, GetQuarantined, GetStatus, SecurityOrchestrator,
+    Tell,
 };
 use crate::audit::{Anchor, Record};
 use crate::core::{Alert, Component, Decided, IndicatorState, Order, Report, Standing};
@@ -143,7 +144,18 @@ impl SecurityHandle {
         self.ask(GetStatus(path.into()), self.reply_timeout).await
     }
 
-    /// Paths of all components that are out of service by decision. What is started must not be among them.
+    /// Takes out what was quarantined and runs all the same, and returns when it is out. Called after components were
+    /// started and before anybody is served, so that a quarantine holds from a process's first moment; a tick would do
+    /// it later. Idempotent.
+    ///
+    /// # Errors
+    /// [`SecurityError::NotEffective`] for the first component that could not be taken out; [`SecurityError::Audit`],
+    /// [`SecurityError::Call`].
+    pub async fn enforce(&self) -> Result<(), SecurityError> {
+        self.ask(Enforce, self.decide_timeout).await
+    }
+
+    /// Paths of all components that are out of service by decision.
     ///
     /// # Errors
     /// [`SecurityError::Call`].

@@ -109,3 +109,26 @@ async fn a_new_process_takes_out_again_what_was_acknowledged() {
     .await;
     tree.stop(LONG).await;
 }
+
+#[actix_rt::test]
+async fn a_quarantine_holds_before_anybody_is_served() {
+    let mut house = House::new();
+    house.config.tick_ms = 10_000;
+    let (tree, handle) = house.open();
+    up(&handle).await;
+    handle
+        .decide(order(Decision::Quarantine, ONE))
+        .await
+        .unwrap();
+    tree.stop(LONG).await;
+    let components = std::mem::take(&mut *house.node.components.lock());
+    let (tree, handle) = house.open();
+    up(&handle).await;
+    handle.enforce().await.unwrap();
+    // Only now there is a tree, and the next tick is far.
+    house.node.components.lock().extend(components);
+    house.node.components.lock()[0].quarantined = false;
+    handle.enforce().await.unwrap();
+    assert!(house.node.components.lock()[0].quarantined);
+    tree.stop(LONG).await;
+}

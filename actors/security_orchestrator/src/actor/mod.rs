@@ -1,20 +1,25 @@
+mod messages;
+mod questions;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, WrapFuture, ready};
-use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseActFuture};
+use actix::{Actor, AsyncContext, Context, Handler, ResponseActFuture};
 use blyan_supervisors::{ChildSpec, ExitHandle, ExitReason, Probe, StartContext};
 use tokio::sync::broadcast;
 
 use crate::audit::{Action, AuditError, AuditLog, AuditOptions, Record, RecordOutcome};
-use crate::core::{
-    Alert, Component, Decided, IndicatorState, Orchestrator, Order, Refusal, Report, Standing,
-    Step, Verdict,
+use crate::core::{Alert, Decided, Effect, Orchestrator, Report, Step, Verdict};
+use crate::effects::{Ended, run, run_all};
+use crate::handle::{SecurityEvent, SecurityHandle};
+use crate::{Ports, SecurityConfig, metrics};
+
+use messages::Reply;
+pub(crate) use messages::{
+    Decide, Enforce, GetDashboard, GetIndicators, GetQuarantined, GetStatus, Tell,
 };
-use crate::effects::{Ended, run};
-use crate::handle::{ComponentStatus, Dashboard, SecurityEvent, SecurityHandle};
-use crate::{Ports, SecurityConfig, SecurityError, metrics, view};
 
 /// Where tests put faults in.
 const PROBE_POINT: &str = "security";
@@ -28,32 +33,6 @@ const STUCK_LIMIT: Duration = Duration::from_secs(30);
 const EVENTS_LEN_MAX: usize = 256;
 /// Alerts that the dashboard shows.
 const ALERTS_LEN_MAX: usize = 64;
-
-type Reply<T> = Result<T, SecurityError>;
-
-#[derive(Message)]
-#[rtype(result = "Reply<Decided>")]
-pub(crate) struct Decide(pub Order);
-
-#[derive(Message)]
-#[rtype(result = "Reply<()>")]
-pub(crate) struct Tell(pub Report);
-
-#[derive(Message)]
-#[rtype(result = "Reply<ComponentStatus>")]
-pub(crate) struct GetStatus(pub String);
-
-#[derive(Message)]
-#[rtype(result = "Reply<Vec<String>>")]
-pub(crate) struct GetQuarantined;
-
-#[derive(Message)]
-#[rtype(result = "Reply<Vec<IndicatorState>>")]
-pub(crate) struct GetIndicators;
-
-#[derive(Message)]
-#[rtype(result = "Reply<Dashboard>")]
-pub(crate) struct GetDashboard;
 
 /// What of the log stands on chain A.
 #[derive(Default)]
@@ -261,15 +240,6 @@ impl SecurityOrchestrator {
             record,
         }
     }
-
-    fn status(&self, path: &str, components: &[Component]) -> Reply<ComponentStatus> {
-        let component = components.iter().find(|component| component.path == path);
-        let standing = self.core.standings().of(path);
-        if component.is_none() && standing == Standing::Healthy {
-            return Err(Refusal::Unknown(path.to_owned()).into());
-        }
-        Ok(view::status(path, standing, component))
-    }
 }
 
 fn is_quarantine(record: &Record) -> bool {
@@ -336,46 +306,23 @@ impl Handler<Tell> for SecurityOrchestrator {
     }
 }
 
-impl Handler<GetStatus> for SecurityOrchestrator {
-    type Result = Reply<ComponentStatus>;
+impl Handler<Enforce> for SecurityOrchestrator {
+    type Result = ResponseActFuture<Self, Reply<()>>;
 
-    fn handle(&mut self, GetStatus(path): GetStatus, _: &mut Context<Self>) -> Self::Result {
-        self.status(&path, &self.ports.components.list())
-    }
-}
-
-impl Handler<GetQuarantined> for SecurityOrchestrator {
-    type Result = Reply<Vec<String>>;
-
-    fn handle(&mut self, _: GetQuarantined, _: &mut Context<Self>) -> Self::Result {
-        let standings = self.core.standings().iter();
-        Ok(standings.map(|(path, _)| path.to_owned()).collect())
-    }
-}
-
-impl Handler<GetIndicators> for SecurityOrchestrator {
-    type Result = Reply<Vec<IndicatorState>>;
-
-    fn handle(&mut self, _: GetIndicators, _: &mut Context<Self>) -> Self::Result {
-        let now_ms = self.now_ms();
-        Ok(self.core.indicators(now_ms))
-    }
-}
-
-impl Handler<GetDashboard> for SecurityOrchestrator {
-    type Result = Reply<Dashboard>;
-
-    fn handle(&mut self, _: GetDashboard, _: &mut Context<Self>) -> Self::Result {
-        let at_ms = self.now_ms();
-        let components = view::components(self.core.standings(), &self.ports.components.list());
-        Ok(Dashboard {
-            at_ms,
-            integrity_score: view::mean_trust(&components),
-            components,
-            threat_indicators: self.core.indicators(at_ms),
-            alerts: self.alerts.iter().cloned().collect(),
-            audit: self.log.anchor(),
-            audit_anchored_count: self.anchoring.count,
-        })
+    fn handle(&mut self, _: Enforce, ctx: &mut Context<Self>) -> Self::Result {
+        self.probe.hit(PROBE_POINT);
+        let mut step = self.core.tick(&self.ports.components.list(), self.now_ms());
+        if let Err(error) = self.commit(&step, ctx) {
+            return Box::pin(ready(Err(error)));
+        }
+        let (waited_for, others) = step.effects.drain(..).partition(Effect::is_quarantine);
+        step.effects = others;
+        self.carry_out(&step, ctx);
+        let (components, limit) = (self.ports.components.clone(), self.config.decide_timeout());
+        let taken_out = run_all(components, waited_for, limit);
+        Box::pin(taken_out.into_actor(self).map(|ended, _, _| {
+            let mut replies = ended.into_iter().map(Ended::into_reply);
+            replies.find(Result::is_err).unwrap_or(Ok(()))
+        }))
     }
 }
