@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use blyan_formats::{FormatError, Signature, to_canonical};
 use blyan_security::audit::{
-    Anchor, AuditError, AuditLog, AuditOptions, FaultKind, RealDisk, Record, verify,
+    Anchor, AuditError, AuditLog, AuditOptions, FaultKind, LINE_LEN_MAX, RealDisk, Record,
+    RecordHash, verify,
 };
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -271,4 +272,59 @@ fn what_hangs_on_the_last_record_is_found() {
             Err(error) => assert!(matches!(error, AuditError::Fault(_)), "{error}"),
         }
     }
+}
+
+#[test]
+fn the_last_line_end_is_covered_too() {
+    let (house, _) = House::with(3);
+    let mut lines = house.lines();
+    *lines[2].1.last_mut().unwrap() = b' ';
+    house.rewrite(&lines);
+    let fault = house.fault(&[]);
+    assert_eq!((fault.seq, fault.kind), (3, FaultKind::NotARecord));
+    assert!(matches!(house.open(), Err(AuditError::Fault(_))));
+}
+
+#[test]
+fn a_change_of_the_last_record_is_found_at_opening() {
+    let (house, _) = House::with(3);
+    let mut lines = house.lines();
+    let change = |record: &mut Record| record.at_ms += 1;
+    lines[2].1 = forge(&lines[2].1, change).unwrap();
+    house.rewrite(&lines);
+    let refused = house.open().map(|_| ()).unwrap_err();
+    let AuditError::Fault(fault) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!((fault.seq, fault.kind), (3, FaultKind::Changed));
+}
+
+#[test]
+fn a_line_longer_than_any_record_is_no_torn_append() {
+    let (house, _) = House::with(3);
+    let mut lines = house.lines();
+    let file = lines[0].0.clone();
+    lines.push((file, vec![b'{'; 2 * LINE_LEN_MAX]));
+    house.rewrite(&lines);
+    let fault = house.fault(&[]);
+    assert_eq!((fault.seq, fault.kind), (4, FaultKind::NotARecord));
+}
+
+#[test]
+fn a_torn_append_in_the_middle_of_the_log_is_a_fault() {
+    let (house, _) = House::with(RECORDS);
+    let first = house.files()[0].clone();
+    let bytes = fs::read(&first).unwrap();
+    fs::write(&first, &bytes[..bytes.len() - 10]).unwrap();
+    assert_eq!(house.kind(&[]), FaultKind::NotARecord);
+}
+
+#[test]
+fn an_anchor_of_nothing_has_no_head() {
+    let (house, anchors) = House::with(1);
+    let nothing = |head| Anchor { count: 0, head };
+    let empty = nothing(RecordHash::NONE);
+    assert!(verify(&house.dir(), house.public_key(), &[empty]).is_ok());
+    let forged = nothing(anchors[0].head);
+    assert_eq!(house.kind(&[forged]), FaultKind::AnchorDiffers);
 }

@@ -291,3 +291,20 @@ fn damage_that_is_found_later_makes_a_quarantine_graver_and_keeps_whose_it_is() 
         "and stays so"
     );
 }
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let mut world = World::new();
+    for number in 0..2_000 {
+        world.report(stuck(&format!("invented/{number}")));
+        let (who, what) = (number.to_string(), "odd".to_owned());
+        world.report(Report::UnusualUpload { who, what });
+    }
+    assert_eq!(world.core.stuck.len(), 1_024);
+    let now_ms = world.now_ms;
+    let uploads = world.core.indicators(now_ms)[1];
+    assert_eq!(uploads.count, 256);
+    world.now_ms += 60 * MINUTE_MS + 1;
+    world.report(stuck(ONE));
+    assert_eq!(world.core.stuck.len(), 1, "what is over is forgotten");
+}
