@@ -2,13 +2,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use blyan_chain::ChainReader;
 use blyan_formats::{NodeKey, PublicKey};
 use blyan_security::audit::{AUDIT_DIR, Anchor, AuditError, AuditFault, AuditReport, verify};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::EXIT_FAULT;
+use super::{EXIT_FAULT, data_dir};
 use crate::config::Config;
+use crate::wiring::anchors;
 
 /// What the command cannot see.
 const LIMIT: &str = "what was cut off after the last anchor cannot be found out";
@@ -27,7 +29,7 @@ pub struct AuditVerifyArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// What the log once held: its number of records and the last one's hash. What was cut off after the last anchor
+    /// What the log once held, besides what chain A says: its number of records and the last one's hash. What was cut off after the last anchor
     /// cannot be found out
     #[arg(long, value_name = "COUNT:HEAD")]
     anchor: Vec<Anchor>,
@@ -56,7 +58,9 @@ impl AuditCommand {
         let Self::Verify(args) = self;
         let dir = config.node.data_dir();
         let key = args.key.map_or_else(|| node_key(&dir), Ok)?;
-        match verify(&dir.join(AUDIT_DIR), key, &args.anchor) {
+        let mut known = on_chain(config, key)?;
+        known.extend(&args.anchor);
+        match verify(&dir.join(AUDIT_DIR), key, &known) {
             Ok(report) => {
                 say_whole(&report, key, args.json)?;
                 Ok(ExitCode::SUCCESS)
@@ -72,6 +76,13 @@ impl AuditCommand {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The anchors that the node has put on chain A.
+fn on_chain(config: &Config, key: PublicKey) -> Result<Vec<Anchor>> {
+    let reader = ChainReader::open_read_only(data_dir(config));
+    let reader = reader.context("chain A, which holds the log's anchors")?;
+    anchors(&reader, key)
 }
 
 fn node_key(dir: &Path) -> Result<PublicKey> {

@@ -15,4 +15,4 @@ pub use faults::{Faults, Poke};
 pub use home::{Home, ImportSource, NODE_KEY_FILE, now_ms};
 pub use local::{LocalModel, ReadOnlySource};
 pub use node::{NodeEnd, RunningNode, StopSignals};
-pub use security::audit_dir;
+pub use security::anchors;

@@ -1,14 +1,18 @@
 //! What the security orchestrator sees and moves: the tree, the experts that failed their hash, and whoever is told.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use blyan_chain::{RocksStore, VerifyOptions, verify};
-use blyan_formats::{NodeKey, TensorName};
+use anyhow::Context;
+use blyan_chain::compose::meta_block_after;
+use blyan_chain::{
+    Acceptance, BlockMeta, ChainHandle, ChainReader, RocksStore, VerifyOptions, verify,
+};
+use blyan_formats::bodies::Payload;
+use blyan_formats::{AuditAnchorBody, BlockType, ChainId, NodeKey, PublicKey, TensorName};
 use blyan_protocol::BoxFuture;
-use blyan_security::audit::{Anchor, AuditOptions, RealDisk};
+use blyan_security::audit::{AUDIT_DIR, Anchor, AuditOptions, RealDisk};
 use blyan_security::{
     Alert, AlertSink, AnchorSink, Component, Components, NODE, PortError, Ports, Report,
     SecurityHandle, SecurityOrchestrator,
@@ -22,13 +26,12 @@ use super::port::Port;
 use super::tree::REPLICAS;
 use crate::config::Config;
 
-const AUDIT_DIR: &str = "audit";
 const EDGE: &str = "edge";
 const SECURITY: &str = "security";
 const STORAGE: &str = "storage";
-/// How long a component may take to come back.
-const BACK: Duration = Duration::from_secs(30);
-/// Between two looks at a component that is to come back.
+/// How long a component may take to come back or to go.
+const CHANGE: Duration = Duration::from_secs(30);
+/// Between two looks at a component that is to change.
 const LOOK: Duration = Duration::from_millis(5);
 /// Between two looks at what the cache found corrupt.
 const CORRUPT_LOOK: Duration = Duration::from_millis(500);
@@ -50,24 +53,22 @@ pub fn orchestrator(
         store: Arc::clone(store),
     });
     let audit = AuditOptions {
-        dir: audit_dir(&config.node.data_dir()),
+        dir: config.node.data_dir().join(AUDIT_DIR),
         key: Arc::clone(key),
         segment_len_max: config.security.segment_len_max_bytes,
         disk: Arc::new(RealDisk),
     };
     let ports = Ports {
         components: Arc::clone(&parts) as Arc<dyn Components>,
-        anchors: Arc::new(NoAnchors),
+        anchors: Arc::new(OnChain {
+            parts: Arc::clone(&parts),
+            key: Arc::clone(key),
+        }),
         alerts: Arc::new(Log),
         now_ms: Arc::new(now_ms),
     };
     let (spec, handle) = SecurityOrchestrator::spec(SECURITY, audit, ports, &config.security);
     (spec, handle, parts)
-}
-
-/// Where the audit log lies.
-pub fn audit_dir(data_dir: &Path) -> std::path::PathBuf {
-    data_dir.join(AUDIT_DIR)
 }
 
 /// From now on the orchestrator sees the node, and hears what happens in it.
@@ -152,27 +153,32 @@ impl Parts {
         }
     }
 
+    /// Waits until a component runs, if asked for in a later generation.
     async fn back(&self, path: &str, after: Option<Generation>) -> Result<(), PortError> {
-        let returned = async {
-            loop {
-                let node = self.node(path)?;
-                if node.state == ChildState::Running && after.is_none_or(|g| node.generation > g) {
-                    return Ok(());
-                }
-                if node.state == ChildState::Quarantined {
-                    let why = node.quarantine_reason.unwrap_or_default();
-                    return Err(PortError::new(format!("it was quarantined again: {why}")));
-                }
+        let runs = |node: &TreeNode| match node.state {
+            ChildState::Quarantined => {
+                let why = node.quarantine_reason.as_deref().unwrap_or_default();
+                Err(PortError::new(format!("it was quarantined again: {why}")))
+            }
+            state => Ok(state == ChildState::Running && after.is_none_or(|g| node.generation > g)),
+        };
+        self.until(path, runs).await
+    }
+
+    async fn until(
+        &self,
+        path: &str,
+        holds: impl Fn(&TreeNode) -> Result<bool, PortError>,
+    ) -> Result<(), PortError> {
+        let waiting = async {
+            while !holds(&self.node(path)?)? {
                 tokio::time::sleep(LOOK).await;
             }
+            Ok(())
         };
-        let in_time = tokio::time::timeout(BACK, returned).await;
-        in_time.unwrap_or_else(|_| {
-            Err(PortError::new(format!(
-                "it is not ready after {} s",
-                BACK.as_secs()
-            )))
-        })
+        let late = || PortError::new(format!("it is not so after {} s", CHANGE.as_secs()));
+        let in_time = tokio::time::timeout(CHANGE, waiting).await;
+        in_time.unwrap_or_else(|_| Err(late()))
     }
 }
 
@@ -241,7 +247,10 @@ impl Components for Parts {
             }
             let tree = &self.port()?.tree;
             let taken = tree.quarantine(place_of(path), reason).await;
-            taken.map_err(PortError::new)
+            taken.map_err(PortError::new)?;
+            // It may still be in the middle of a step.
+            self.until(path, |node| Ok(node.state == ChildState::Quarantined))
+                .await
         })
     }
 
@@ -250,7 +259,7 @@ impl Components for Parts {
             if is_weight(path) {
                 return self.readmit(path).await;
             }
-            if self.node(path)?.state == ChildState::Quarantined {
+            if self.node(path)?.state != ChildState::Running {
                 let tree = &self.port()?.tree;
                 tree.recover(place_of(path)).await.map_err(PortError::new)?;
             }
@@ -291,14 +300,59 @@ impl Components for Parts {
     }
 }
 
-/// Chain A has no block for anchors yet: the log says so at each try, and the dashboard counts no record as anchored.
-struct NoAnchors;
+/// Anchors of the audit log as blocks on chain A.
+struct OnChain {
+    parts: Arc<Parts>,
+    key: Arc<NodeKey>,
+}
 
-impl AnchorSink for NoAnchors {
-    fn anchor(&self, _: Anchor) -> BoxFuture<'_, Result<(), PortError>> {
-        let why = "chain A takes no anchors yet";
-        Box::pin(async move { Err(PortError::new(why)) })
+impl AnchorSink for OnChain {
+    fn anchor(&self, anchor: Anchor) -> BoxFuture<'_, Result<(), PortError>> {
+        Box::pin(async move {
+            let chain = &self.parts.port()?.chain;
+            let appended = append(chain, anchor, &self.key).await;
+            appended.map_err(PortError::new)
+        })
     }
+}
+
+async fn append(chain: &ChainHandle, anchor: Anchor, key: &NodeKey) -> anyhow::Result<()> {
+    let body = AuditAnchorBody {
+        count: anchor.count,
+        head: anchor.head.into(),
+    };
+    let (head, genesis) = (chain.head(ChainId::A).await?, chain.genesis().await?);
+    let (head, genesis) = head.zip(genesis).context("chain A is empty")?;
+    let now = now_ms();
+    let content = (body.to_payload()?, now);
+    let block = meta_block_after(&head, genesis, BlockType::AuditAnchor, content, key);
+    let acceptance = Acceptance {
+        by: key.public_key(),
+        at_ms: now,
+    };
+    chain.append(vec![block], acceptance).await?;
+    Ok(())
+}
+
+/// The anchors on chain A that `key` signed, oldest first.
+///
+/// # Errors
+/// The store is damaged.
+pub fn anchors(reader: &ChainReader<RocksStore>, key: PublicKey) -> anyhow::Result<Vec<Anchor>> {
+    let mut anchors = Vec::new();
+    for hash in reader.index().chain_a() {
+        let is_anchor = |block: &BlockMeta| block.block_type == BlockType::AuditAnchor;
+        if reader.index().get(hash).is_some_and(is_anchor)
+            && reader.block(*hash)?.block.header.miner_pub == key
+        {
+            let body = AuditAnchorBody::from_payload(&reader.body(*hash)?)?;
+            anchors.push(Anchor {
+                count: body.count,
+                head: body.head.into(),
+            });
+        }
+    }
+    Ok(anchors)
 }
 
 /// Alerts go to the node's log; whoever reads it tells people.

@@ -158,14 +158,40 @@ def test_events_are_told_as_they_happen(start, store):
     assert node.stop() == 0
 
 
-def test_the_log_of_it_all_verifies(start, store):
+def anchored(node):
+    return node.http.get("/security/dashboard", headers=node.admin).json()["audit_anchored_count"]
+
+
+def test_the_log_verifies_and_no_change_or_cut_before_an_anchor_is_missed(start, store):
     node = start(store)
-    assert order(node, "quarantine_node", ONE).status_code == 200
-    whole = run("audit", "verify", "--json", data_dir=store)
-    assert json.loads(whole.stdout)["count"] >= 1
-    node.kill()
-    file = sorted((store / "audit").glob("*"))[-1]
+    for what in ("quarantine_node", "recover_node", "quarantine_node"):
+        assert order(node, what, ONE).status_code == 200
+    # The last quarantine is anchored at once.
+    count = node.wait_for(lambda: (held := anchored(node)) >= 3 and held)
+    # Beside the running node.
+    whole = json.loads(run("audit", "verify", "--json", data_dir=store).stdout)
+    assert whole["result"] == "whole" and "after the last anchor" in whole["limit"]
+    assert node.stop() == 0
+    run("verify", data_dir=store)
+    (file,) = (store / "audit").iterdir()
     text = file.read_bytes()
-    file.write_bytes(text.replace(b"quarantine", b"quarantinE", 1))
-    broken = run("audit", "verify", data_dir=store, check=False)
-    assert broken.returncode == 1 and file.name in broken.stderr + broken.stdout
+    lines = text.splitlines(keepends=True)
+    assert len(lines) >= count >= 3
+
+    def verdict(content):
+        file.write_bytes(content)
+        done = run("audit", "verify", data_dir=store, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    for name, content in {
+        "a byte changed": text.replace(b"quarantine", b"quarantinE", 1),
+        "a record removed": b"".join(lines[:1] + lines[2:]),
+        "two swapped": b"".join([lines[1], lines[0], *lines[2:]]),
+        "cut before the anchor": b"".join(lines[:count - 1]),
+        "gone": b"",
+    }.items():
+        status, said = verdict(content)
+        assert status == 1 and "audit" in said, (name, said)
+    assert verdict(text)[0] == 0
+    # The stated limit.
+    assert verdict(b"".join(lines[:count]))[0] == 0

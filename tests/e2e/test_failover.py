@@ -20,6 +20,7 @@ STREAMS = 4
 STUCK_MS = 1500
 # A stall longer than the replica's stuck limit: its thread is given up and comes back later.
 HANG_MS = STUCK_MS + 1500
+KINDS = ("panic", "panic in a step", "hang in a step", "quarantine", "failover", "expert_cache", "chain")
 REPLICAS = ("inference-1", "inference-2")
 ENV = RAISED | {
     "BLYAN__INFERENCE__STRICT": "true",
@@ -89,7 +90,7 @@ class Disturber:
         self.done = {}
 
     def strike(self):
-        kind = self.rng.choice(["panic", "panic in a step", "hang in a step", "expert_cache", "chain"])
+        kind = self.rng.choice(KINDS)
         self.done[kind] = self.done.get(kind, 0) + 1
         match kind:
             case "panic":
@@ -98,9 +99,19 @@ class Disturber:
                 self.node.command("arm expert_ffn panic")
             case "hang in a step":
                 self.node.command(f"arm expert_ffn stall {HANG_MS}")
+            case "failover":
+                self.order("failover", self.rng.choice(REPLICAS))
+            case "quarantine":
+                replica = self.rng.choice(REPLICAS)
+                self.order("quarantine_node", replica)
+                self.order("recover_node", replica)
             case point:
                 self.node.command(f"arm {point} panic")
         return kind
+
+    def order(self, what, replica):
+        path = f"/security/{what}/serving/replicas/{replica}"
+        self.node.http.post(path, headers=self.node.admin).raise_for_status()
 
     def settle(self):
         """Until every part runs and no thread is asleep."""

@@ -8,7 +8,7 @@ use blyan_formats::{
 };
 
 use crate::ChainError;
-use crate::core::ChainIndex;
+use crate::core::{ChainIndex, Head};
 use crate::writer::NewBlock;
 
 /// A genesis that authorises `key` alone. The same arguments give the same block.
@@ -43,15 +43,27 @@ pub fn meta_block(
             "the chain has no genesis yet".to_owned(),
         ));
     };
-    let mut header = header(
-        NetworkId::of_genesis(genesis),
+    Ok(meta_block_after(
+        &head,
+        genesis,
         block_type,
-        head.index + 1,
-        timestamp_ms,
+        (body, timestamp_ms),
         key,
-    );
+    ))
+}
+
+/// The block of chain A that follows `head`, with a body and a time in milliseconds.
+pub fn meta_block_after(
+    head: &Head,
+    genesis: BlockHash,
+    block_type: BlockType,
+    (body, timestamp_ms): (Vec<u8>, u64),
+    key: &NodeKey,
+) -> NewBlock {
+    let network = NetworkId::of_genesis(genesis);
+    let mut header = header(network, block_type, head.index + 1, timestamp_ms, key);
     header.prev_hash = Some(head.hash);
-    Ok(with_body(header, body, key))
+    with_body(header, body, key)
 }
 
 /// What a block on chain B says of its weights.

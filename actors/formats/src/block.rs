@@ -87,6 +87,8 @@ pub enum BlockType {
     Architecture,
     /// Chain A: every tensor name to the hash of its current block; its hash is the model id.
     Manifest,
+    /// Chain A: how long a node's audit log was, and its last record's hash.
+    AuditAnchor,
     /// Chain B: one expert.
     Expert,
     /// Chain B: the router of one layer.
@@ -100,7 +102,7 @@ impl BlockType {
     #[must_use]
     pub const fn chain(self) -> ChainId {
         match self {
-            Self::Genesis | Self::Architecture | Self::Manifest => ChainId::A,
+            Self::Genesis | Self::Architecture | Self::Manifest | Self::AuditAnchor => ChainId::A,
             Self::Expert | Self::Router | Self::SharedWeights => ChainId::B,
         }
     }
@@ -120,6 +122,7 @@ impl BlockType {
             Self::Genesis => "genesis",
             Self::Architecture => "architecture",
             Self::Manifest => "manifest",
+            Self::AuditAnchor => "audit_anchor",
             Self::Expert => "expert",
             Self::Router => "router",
             Self::SharedWeights => "shared_weights",

@@ -3,8 +3,8 @@ use std::collections::HashMap;
 use blyan_formats::block::BlockError;
 use blyan_formats::bodies::Payload as _;
 use blyan_formats::{
-    ArchitectureBody, BlockHash, BlockHeader, BlockType, ChainId, GenesisBody, ManifestBody,
-    PayloadHash, SignedBlock, TensorName,
+    ArchitectureBody, AuditAnchorBody, BlockHash, BlockHeader, BlockType, ChainId, GenesisBody,
+    ManifestBody, PayloadHash, SignedBlock, TensorName,
 };
 use blyan_protocol::ModelEntry;
 
@@ -253,6 +253,9 @@ impl<'a> Draft<'a> {
                     .ok_or(Refusal::ManifestArchitecture(body.architecture))?;
                 body.validate_against(architecture)?;
                 self.added.params = Some(params);
+            }
+            BlockType::AuditAnchor => {
+                AuditAnchorBody::from_payload(body)?;
             }
             _ => {}
         }

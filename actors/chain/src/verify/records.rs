@@ -3,7 +3,8 @@ use std::ops::ControlFlow;
 
 use blyan_formats::bodies::{BodyError, Payload as _};
 use blyan_formats::{
-    ArchitectureBody, BlockHash, BlockType, ChainId, ManifestBody, PayloadHash, SignedBlock,
+    ArchitectureBody, AuditAnchorBody, BlockHash, BlockType, ChainId, ManifestBody, PayloadHash,
+    SignedBlock,
 };
 
 use super::Fault;
@@ -35,6 +36,9 @@ pub(super) fn verify_body<S: Store + ?Sized>(
         BlockType::Manifest => {
             draft.resolve(hash, &body).map_err(refuse)?;
             verify_manifest(records, draft, &body, &refuse)?;
+        }
+        BlockType::AuditAnchor => {
+            AuditAnchorBody::from_payload(&body).map_err(|error| refuse(error.into()))?;
         }
         _ => {}
     }

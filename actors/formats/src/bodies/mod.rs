@@ -1,9 +1,10 @@
-//! The JSON payloads of chain A: genesis, architecture, manifest.
+//! The JSON payloads of chain A: genesis, architecture, manifest, audit anchor.
 //!
 //! They are read with [`Payload::from_payload`], which bounds the length, accepts canonical JSON only and validates,
 //! and written with [`Payload::to_payload`], which validates first. No payload holds a float: decimals are texts.
 
 mod architecture;
+mod audit_anchor;
 mod decimal;
 mod genesis;
 mod manifest;
@@ -19,6 +20,7 @@ pub use architecture::{
     ArchitectureBody, ChatTemplate, ExpertShape, Family, Rope, RopeStyle, Routing, Tokenizer,
     TokenizerKind,
 };
+pub use audit_anchor::AuditAnchorBody;
 pub use decimal::Decimal;
 pub use genesis::GenesisBody;
 pub use manifest::ManifestBody;
