@@ -135,22 +135,14 @@ impl Parts {
         tree.find(place_of(path)).cloned().ok_or_else(missing)
     }
 
-    /// The expert or shared weight of this name among those that are corrupt.
-    fn corrupt(&self, path: &str) -> Option<blyan_expert_cache::CorruptPayload> {
-        let name: TensorName = path.parse().ok()?;
-        let corrupt = self.port.get()?.cache.status().corrupt;
-        corrupt.into_iter().find(|record| record.name == name)
-    }
-
+    /// Checks a weight's whole payload; if it is as its block binds it, it is given out again.
     async fn readmit(&self, path: &str) -> Result<(), PortError> {
         let port = self.port()?;
-        match self.corrupt(path) {
-            None => Ok(()),
-            Some(record) => {
-                let readmitted = port.cache.readmit(record.payload, PAYLOAD).await;
-                readmitted.map_err(PortError::new)
-            }
-        }
+        let name: TensorName = path.parse().map_err(PortError::new)?;
+        let missing = || PortError::new(format!("the model has no weight {name}"));
+        let entry = port.model.entries.get(&name).ok_or_else(missing)?;
+        let readmitted = port.cache.readmit(entry.payload, PAYLOAD).await;
+        readmitted.map_err(PortError::new)
     }
 
     /// Waits until a component runs, if asked for in a later generation.
@@ -197,7 +189,7 @@ fn collect(node: &TreeNode, held: bool, all: &mut Vec<Component>) {
     all.push(Component {
         path: node.id.clone(),
         serves: replica && !held && node.state == ChildState::Running,
-        needed: [EDGE, SECURITY].contains(&node.id.as_str()),
+        needed: node.id == SECURITY,
         quarantined,
     });
     for child in &node.children {
@@ -212,9 +204,9 @@ impl Components for Parts {
         };
         let tree = port.tree.describe();
         let mut all = Vec::new();
-        tree.children
-            .iter()
-            .for_each(|child| collect(child, false, &mut all));
+        // Orders come through the edge: nobody could take its quarantine back.
+        let moved = tree.children.iter().filter(|child| child.id != EDGE);
+        moved.for_each(|child| collect(child, false, &mut all));
         let replicas = all.iter().find(|component| component.path == REPLICAS);
         all.push(Component {
             path: NODE.to_owned(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use blyan_inference::error::InferenceError;
 use blyan_inference::handle::InferenceHandle;
 use blyan_inference::serving::Parts;
-use blyan_security::SecurityHandle;
+use blyan_security::{SecurityError, SecurityHandle};
 use blyan_supervisors::{ChildSpec, Probe, TreeError};
 
 use super::engine::{PAYLOAD, StartError, engine_options, start_engine, warm};
@@ -22,6 +22,9 @@ pub enum ServeError {
     /// The model's tokenizer or the configuration.
     #[error(transparent)]
     Inference(#[from] InferenceError),
+    /// Nobody says what is out of service.
+    #[error("{0}; `blyan audit verify` says whether the audit log is whole")]
+    Security(#[from] SecurityError),
     /// The tree does not take the replicas.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -34,7 +37,8 @@ impl ServeError {
     }
 }
 
-/// Makes the engine, maps what the cache holds of the experts, and starts the replicas.
+/// Makes the engine, maps what the cache holds of the experts, and starts the replicas. What was out of service when the
+/// process ended is out again when this returns; where nobody can say what was, nothing is served.
 ///
 /// # Errors
 /// [`ServeError`], each variant.
@@ -64,23 +68,8 @@ pub async fn begin(
         let replica = tree::replica(spec, &config.supervision);
         port.tree.add_child(REPLICAS, replica).await?;
     }
-    hold_down(port, security).await;
+    security.enforce().await?;
     Ok(())
-}
-
-/// Takes out again what was out of service when the process ended. Whatever is missed here the orchestrator takes out at
-/// its next tick.
-async fn hold_down(port: &Port, security: &SecurityHandle) {
-    let out = match security.quarantined().await {
-        Ok(out) => out,
-        Err(why) => return tracing::warn!(%why, "nobody says what is quarantined"),
-    };
-    for path in out.iter().filter(|path| path.starts_with(REPLICAS)) {
-        let why = "it was quarantined when the process ended";
-        if let Err(error) = port.tree.quarantine(path, why).await {
-            tracing::debug!(%error, path, "what is quarantined is not there");
-        }
-    }
 }
 
 /// Checks the corrupt shared weights again.

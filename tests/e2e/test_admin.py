@@ -50,7 +50,9 @@ def test_the_last_that_serves_is_taken_only_by_force(start, store):
     refused = order(node, "quarantine_node", TWO)
     assert refused.status_code == 400 and "force" in refused.json()["error"]["hint"], refused.text
     assert order(node, "quarantine_node", "node").status_code == 400
-    assert order(node, "quarantine_node", "edge").status_code == 400
+    # Who could take it back?
+    assert order(node, "quarantine_node", "security", force=True).status_code == 400
+    assert order(node, "quarantine_node", "edge", force=True).status_code == 404
     assert node.http.get("/ready").status_code == 200
     forced = order(node, "quarantine_node", TWO, force=True)
     assert forced.status_code == 200, forced.text
