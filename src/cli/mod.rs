@@ -9,6 +9,7 @@ mod model;
 mod node;
 mod progress;
 mod receipts;
+mod tree;
 mod verify;
 
 use std::path::PathBuf;
@@ -74,6 +75,8 @@ enum Command {
     Bench(bench::BenchCommand),
     /// List the receipts of ended requests
     Receipts(receipts::ReceiptsArgs),
+    /// The supervision tree of a running node
+    Tree(tree::TreeArgs),
     /// The log of what was decided about components, by whom and why
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -121,6 +124,7 @@ impl Command {
             Self::Generate(args) => generate::run(config, &args)?,
             Self::Bench(command) => bench::run(config, &command)?,
             Self::Receipts(args) => receipts::run(config, &args)?,
+            Self::Tree(args) => tree::run(config, &args)?,
             Self::Audit(command) => return command.run(config),
         }
         Ok(ExitCode::SUCCESS)

@@ -52,7 +52,7 @@ pub struct Keys {
 impl Keys {
     /// Reads the configured keys, and the admin key of the data directory, which is made if there is none.
     pub fn load(config: &EdgeConfig, data_dir: &Path) -> Result<Self, KeyError> {
-        let admin = admin_key(&data_dir.join(ADMIN_KEY_FILE))?;
+        let admin = load_or_make_admin_key(&data_dir.join(ADMIN_KEY_FILE))?;
         let mut api = parse_hashes("edge.api_keys", config.api_keys.iter().map(String::as_str))?;
         if let Some(path) = &config.api_keys_file {
             api.extend(hashes_of_file(path)?);
@@ -81,6 +81,13 @@ impl Keys {
     }
 }
 
+/// The admin key of a data directory, for commands that ask its node; `None` where there is none to be read.
+pub fn admin_key(data_dir: &Path) -> Option<String> {
+    let text = read_bounded(&data_dir.join(ADMIN_KEY_FILE)).ok()?;
+    let key = text.trim();
+    (!key.is_empty()).then(|| key.to_owned())
+}
+
 /// The keys that a request sends, as `X-API-Key` or as `Authorization: Bearer`.
 fn presented(request: &HttpRequest) -> impl Iterator<Item = &str> {
     let text = |name: &str| request.headers().get(name)?.to_str().ok();
@@ -91,7 +98,7 @@ fn presented(request: &HttpRequest) -> impl Iterator<Item = &str> {
     text("x-api-key").into_iter().chain(bearer)
 }
 
-fn admin_key(path: &Path) -> Result<String, KeyError> {
+fn load_or_make_admin_key(path: &Path) -> Result<String, KeyError> {
     let failed = |source| KeyError::File {
         path: path.display().to_string(),
         source,
@@ -219,9 +226,9 @@ mod tests {
     fn the_admin_key_is_made_once_for_the_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(ADMIN_KEY_FILE);
-        let made = admin_key(&path).unwrap();
+        let made = load_or_make_admin_key(&path).unwrap();
         assert_eq!(made.len(), 2 * ADMIN_KEY_BYTES);
-        assert_eq!(admin_key(&path).unwrap(), made);
+        assert_eq!(load_or_make_admin_key(&path).unwrap(), made);
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

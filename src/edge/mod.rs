@@ -24,7 +24,7 @@ mod stream;
 mod ws;
 
 pub use actor::{EdgeActor, EdgeHandle};
-pub use keys::{KeyError, Keys};
+pub use keys::{KeyError, Keys, admin_key};
 pub use port::{Answer, NodePort, ServedModel};
 pub use pricing::MicroBly;
 pub use server::RunningServer;

@@ -197,3 +197,16 @@ def test_the_log_verifies_and_no_change_or_cut_before_an_anchor_is_missed(start,
     assert verdict(text)[0] == 0
     # The stated limit.
     assert verdict(b"".join(lines[:count]))[0] == 0
+
+
+def test_the_tree_in_a_terminal(start, store):
+    node = start(store)
+    assert order(node, "quarantine_node", TWO, reason="for show").status_code == 200
+    shown = run("tree", "--url", node.url, data_dir=store).stdout
+    line = next(line for line in shown.splitlines() if "inference-2" in line)
+    assert "quarantined" in line and "for show" in line
+    told = json.loads(run("tree", "--json", "--url", node.url, data_dir=store).stdout)
+    assert [child["id"] for child in told["children"]] == ["security", "storage", "serving", "edge"]
+    assert node.stop() == 0
+    gone = run("tree", "--url", node.url, data_dir=store, check=False)
+    assert gone.returncode == 1 and "no node answers" in gone.stderr
