@@ -18,6 +18,7 @@ RAISED = {
     "BLYAN__SUPERVISION__SUPERVISOR_WINDOW_MS": "20000000",
     "BLYAN__SUPERVISION__BACKOFF_INITIAL_MS": "10",
     "BLYAN__SUPERVISION__BACKOFF_MAX_MS": "50",
+    "BLYAN__SECURITY__STUCK_MAX": "100000",
 }
 ACTORS = {
     "chain": ("storage/chain", lambda node: node.http.get("/chain/B/head")),
