@@ -80,7 +80,7 @@ test-node: build venv ## whole nodes on the real model: chat, clients, faults, k
 	@$(MAKE) -s --no-print-directory cargo-examples
 	$(pytest) tests
 
-chaos: build venv ## 1,000 panics under load, windows, stuck runs (about half an hour)
+chaos: build venv ## 1,000 panics under load, windows, stuck runs (about three minutes)
 	BLYAN_CHAOS=1000 $(pytest) -s tests/e2e/test_faults.py
 
 chaos-import: build venv ## 200 kills of imports, then with failing syncs (about half an hour)

@@ -1,11 +1,13 @@
 """Quarantine, recovery and failover by an admin, and what the audit log says of them."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from conftest import run
+from test_damage import entries, flip
 from test_failover import Stream
 
 ONE, TWO = "serving/replicas/inference-1", "serving/replicas/inference-2"
@@ -197,6 +199,26 @@ def test_the_log_verifies_and_no_change_or_cut_before_an_anchor_is_missed(start,
     assert verdict(text)[0] == 0
     # The stated limit.
     assert verdict(b"".join(lines[:count]))[0] == 0
+
+
+def test_a_damaged_expert_comes_back_once_its_file_is_whole(imported, start, store):
+    name = "layer3.expert9"
+    payload = entries(store)[name]["payload_hash"]
+    path = store / "payloads" / payload
+    flip(path, 20_000, 3)
+    node = start(store)
+    assert node.chat().json()["error"]["code"] == "expert_corrupt"
+    node.wait_for(lambda: status(node, name)["state"] == "quarantined")
+    still = order(node, "recover_node", name)
+    assert still.status_code == 503 and "did not take effect" in still.json()["error"]["message"], still.text
+    assert status(node, name)["attempts"] == 1
+    whole = path.with_suffix(".whole")
+    shutil.copy2(imported / "payloads" / payload, whole)
+    whole.rename(path)
+    back = order(node, "recover_node", name)
+    assert back.status_code == 200 and back.json()["standing"]["state"] == "healthy", back.text
+    assert "Paris" in node.chat().json()["text"]
+    assert node.stop() == 0
 
 
 def test_the_tree_in_a_terminal(start, store):

@@ -4,7 +4,6 @@
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-
 use std::cell::Cell;
 
 use blyan_formats::bodies::Payload;
