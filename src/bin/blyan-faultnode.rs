@@ -4,26 +4,95 @@
 //! `expert_cache`, `inference-1`, ..., `edge`, `edge_request`, `expert_ffn`; an actor's point is then hit at once.
 //! `disarm POINT` takes it back. Each line is answered on standard output by `armed ...`, `disarmed ...` or
 //! `refused ...`; a fault says `struck POINT` when it begins.
+//!
+//! `poison TOKEN` makes every later step that reads this token panic inside the expert operator; it is answered by
+//! `poisoned TOKEN`.
 
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
 use std::io::BufRead;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blyan::wiring::{Faults, Poke};
+use blyan::wiring::{Faults, Poke, Seams};
+use blyan_inference::kv::KvSlot;
+use blyan_inference::step::{StepEngine, StepError, StepOutput, StepRow, Terminate};
 use blyan_supervisors::Probe;
 use parking_lot::Mutex;
 
+/// Where an expert operator begins.
+const OPERATOR: &str = "expert_ffn";
+
 fn main() -> ExitCode {
-    let probe = Arc::new(ArmedProbe::default());
-    let armed = Arc::clone(&probe);
+    let armed = Arc::new(ArmedProbe::default());
+    let poison = Arc::new(Poison::default());
+    let seams = Seams {
+        probe: Arc::clone(&armed) as Arc<dyn Probe>,
+        around_engine: {
+            let poison = Arc::clone(&poison);
+            Arc::new(move |engine| {
+                let poison = Arc::clone(&poison);
+                Arc::new(PoisonableEngine { engine, poison })
+            })
+        },
+    };
     blyan::cli::run(Faults {
-        probe,
+        seams,
         driver: Some(Box::new(move |poke| {
-            std::thread::spawn(move || obey(&armed, &poke));
+            std::thread::spawn(move || obey(&armed, &poison, &poke));
         })),
     })
+}
+
+thread_local! {
+    /// This thread computes a step that reads a poisonous token; the operators of a step begin on the step's thread.
+    static POISONED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The tokens that no step survives.
+#[derive(Default)]
+struct Poison(Mutex<BTreeSet<u32>>);
+
+impl Poison {
+    fn is_in(&self, rows: &[StepRow<'_>]) -> bool {
+        let poisonous = self.0.lock();
+        let mut tokens = rows.iter().flat_map(|row| row.tokens);
+        tokens.any(|token| poisonous.contains(token))
+    }
+}
+
+/// Marks the steps that read a poisonous token.
+struct PoisonableEngine {
+    engine: Arc<dyn StepEngine>,
+    poison: Arc<Poison>,
+}
+
+impl StepEngine for PoisonableEngine {
+    fn rows_max(&self) -> usize {
+        self.engine.rows_max()
+    }
+
+    fn chunk_max(&self) -> usize {
+        self.engine.chunk_max()
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.engine.vocabulary()
+    }
+
+    fn new_slot(&self, context: usize) -> Result<KvSlot, StepError> {
+        self.engine.new_slot(context)
+    }
+
+    fn step(
+        &self,
+        rows: &mut [StepRow<'_>],
+        terminate: &Terminate,
+    ) -> Result<StepOutput, StepError> {
+        POISONED.set(self.poison.is_in(rows));
+        self.engine.step(rows, terminate)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +129,7 @@ impl ArmedProbe {
 impl Probe for ArmedProbe {
     #[allow(clippy::disallowed_methods, reason = "a stalled thread is the fault")]
     fn hit(&self, point: &str) {
+        assert!(point != OPERATOR || !POISONED.get(), "a poisonous token");
         let Some(fault) = self.take(point) else {
             return;
         };
@@ -75,9 +145,10 @@ impl Probe for ArmedProbe {
 enum Order {
     Arm(String, Armed),
     Disarm(String),
+    Poison(u32),
 }
 
-fn obey(probe: &ArmedProbe, poke: &Poke) {
+fn obey(probe: &ArmedProbe, poison: &Poison, poke: &Poke) {
     for line in std::io::stdin().lock().lines() {
         let Ok(line) = line else { return };
         match parse(&line) {
@@ -90,6 +161,10 @@ fn obey(probe: &ArmedProbe, poke: &Poke) {
                 probe.0.lock().remove(&point);
                 println!("disarmed {point}");
             }
+            Some(Order::Poison(token)) => {
+                poison.0.lock().insert(token);
+                println!("poisoned {token}");
+            }
             None => println!("refused {}", line.trim()),
         }
     }
@@ -100,6 +175,7 @@ fn parse(line: &str) -> Option<Order> {
     let (order, words) = words.split_first()?;
     let (point, words) = words.split_first()?;
     match (*order, words) {
+        ("poison", []) => Some(Order::Poison(point.parse().ok()?)),
         ("disarm", []) => Some(Order::Disarm((*point).to_owned())),
         ("arm", ["panic", count @ ..]) => arm(point, Fault::Panic, count),
         ("arm", ["stall", ms, count @ ..]) => {
@@ -131,8 +207,11 @@ mod tests {
         assert_eq!(parse("arm chain panic 3"), armed(Fault::Panic, 3));
         assert_eq!(parse(" arm chain stall 50 2 "), armed(stall, 2));
         assert_eq!(parse("disarm chain"), Some(Order::Disarm("chain".into())));
+        assert_eq!(parse("poison 17"), Some(Order::Poison(17)));
         for line in [
             "",
+            "poison",
+            "poison ivy",
             "arm",
             "arm chain",
             "arm chain dance",

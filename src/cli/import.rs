@@ -28,7 +28,7 @@ pub fn run(config: &Config, args: &ImportArgs, faults: &Faults) -> Result<()> {
     source.gguf = args.gguf.clone().unwrap_or(source.gguf);
     source.threads = args.threads.map_or(source.threads, usize::from);
     let bar = Bar::of_things("import");
-    let imported = home.import(config, &source, &*faults.probe, &|done, all| {
+    let imported = home.import(config, &source, &*faults.seams.probe, &|done, all| {
         bar.set(done, all)
     })?;
     drop(bar);

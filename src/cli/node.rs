@@ -36,7 +36,7 @@ pub fn run(config: &Config, faults: Faults) -> Result<ExitCode> {
             };
             (home, bind(&config)?)
         };
-        let node = RunningNode::start(config, home, listener, faults.probe, metrics).await?;
+        let node = RunningNode::start(config, home, listener, faults.seams, metrics).await?;
         if let Some(driver) = faults.driver {
             driver(node.poke());
         }
@@ -61,7 +61,7 @@ async fn import(
     stop: &mut StopSignals,
 ) -> Result<Option<Home>> {
     tracing::info!("the data directory holds no model yet: importing it");
-    let (config, probe) = (config.clone(), Arc::clone(&faults.probe));
+    let (config, probe) = (config.clone(), Arc::clone(&faults.seams.probe));
     let importing = tokio::task::spawn_blocking(move || {
         let bar = Bar::of_things("import");
         let source = ImportSource::of(&config);

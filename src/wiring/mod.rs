@@ -11,7 +11,7 @@ mod serving;
 mod tree;
 
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
-pub use faults::{Faults, Poke};
+pub use faults::{AroundEngine, Faults, Poke, Seams};
 pub use home::{Home, ImportSource, NODE_KEY_FILE, now_ms};
 pub use local::{LocalModel, ReadOnlySource};
 pub use node::{NodeEnd, RunningNode, StopSignals};

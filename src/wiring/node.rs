@@ -15,7 +15,7 @@ use blyan_security::SecurityHandle;
 use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::faults::Poke;
+use super::faults::{Poke, Seams};
 use super::home::Home;
 use super::port::Port;
 use super::security;
@@ -105,7 +105,7 @@ pub struct RunningNode {
     security: SecurityHandle,
     edge: EdgeHandle,
     stopping: Stopping,
-    probe: Arc<dyn Probe>,
+    seams: Seams,
     url: String,
 }
 
@@ -118,11 +118,11 @@ impl RunningNode {
         config: Config,
         home: Home,
         listener: TcpListener,
-        probe: Arc<dyn Probe>,
+        seams: Seams,
         metrics: PrometheusHandle,
     ) -> Result<Self> {
         let keys = Keys::load(&config.edge, &config.node.data_dir())?;
-        let (port, security) = start_storage(&config, &home, &probe).await?;
+        let (port, security) = start_storage(&config, &home, &seams.probe).await?;
         let bound = listener.local_addr()?;
         actix_rt::spawn(keep_metrics(metrics.clone()));
         let stopping = Stopping::default();
@@ -133,7 +133,7 @@ impl RunningNode {
             bound,
             stopping: stopping.clone(),
             metrics,
-            probe: Arc::clone(&probe),
+            probe: Arc::clone(&seams.probe),
         };
         let state = Arc::new(EdgeState::new(&config, parts));
         let edge = EdgeActor::spec("edge", state, listener, config.inference.request_timeout())
@@ -146,7 +146,7 @@ impl RunningNode {
             port,
             security,
             stopping,
-            probe,
+            seams,
         };
         node.port.tree.add_child(ROOT, edge).await?;
         Ok(node)
@@ -155,7 +155,7 @@ impl RunningNode {
     /// Brings the replicas up. A corrupt shared weight is no error: every chat is answered with its name until it is
     /// restored.
     async fn begin_serving(&self) -> Result<()> {
-        match serving::begin(&self.config, &self.port, &self.security, &self.probe).await {
+        match serving::begin(&self.config, &self.port, &self.security, &self.seams).await {
             Ok(()) => Ok(()),
             Err(error) if error.is_corrupt() => {
                 tracing::error!(%error, "no chat is answered until this weight is restored");
@@ -168,18 +168,18 @@ impl RunningNode {
 
     /// Tries again until the weight is whole.
     fn mend_in_background(&self) {
-        let (config, port, security, probe) = (
+        let (config, port, security, seams) = (
             self.config.clone(),
             Arc::clone(&self.port),
             self.security.clone(),
-            Arc::clone(&self.probe),
+            self.seams.clone(),
         );
         let closing = self.stopping.closing.clone();
         let mending = async move {
             loop {
                 tokio::time::sleep(MEND_PAUSE).await;
                 serving::readmit_shared(&port).await;
-                match serving::begin(&config, &port, &security, &probe).await {
+                match serving::begin(&config, &port, &security, &seams).await {
                     Ok(()) => return tracing::info!("the weight is restored"),
                     Err(ServeError::Start(error)) if error.is_corrupt() => {}
                     Err(error) => {

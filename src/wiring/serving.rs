@@ -6,8 +6,9 @@ use blyan_inference::error::InferenceError;
 use blyan_inference::handle::InferenceHandle;
 use blyan_inference::serving::Parts;
 use blyan_security::{SecurityError, SecurityHandle};
-use blyan_supervisors::{ChildSpec, Probe, TreeError};
+use blyan_supervisors::{ChildSpec, TreeError};
 
+use super::Seams;
 use super::engine::{PAYLOAD, StartError, engine_options, start_engine, warm};
 use super::port::Port;
 use super::tree::{self, REPLICAS};
@@ -46,9 +47,9 @@ pub async fn begin(
     config: &Config,
     port: &Port,
     security: &SecurityHandle,
-    probe: &Arc<dyn Probe>,
+    seams: &Seams,
 ) -> Result<(), ServeError> {
-    let options = engine_options(config, &port.model, Arc::clone(probe));
+    let options = engine_options(config, &port.model, Arc::clone(&seams.probe));
     let backend = config.inference.backend;
     let engine = start_engine(options, backend, &port.model, &port.cache).await?;
     let bytes_max = config.expert_cache.bytes_max;
@@ -59,7 +60,7 @@ pub async fn begin(
     let (handle, specs) = InferenceHandle::new(Parts {
         config: inference,
         model: Arc::clone(&port.model),
-        engine: Arc::new(engine),
+        engine: (seams.around_engine)(Arc::new(engine)),
         experts: Arc::new(port.cache.table()),
         receipts: Arc::new(port.chain.clone()),
     })?;

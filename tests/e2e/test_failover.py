@@ -17,6 +17,8 @@ DISTURBANCES = int(os.environ.get("BLYAN_CHAOS", "12"))
 REFERENCES = min(50, max(8, DISTURBANCES // 10))
 TOKENS = 40
 STREAMS = 4
+# Undisturbed runs among the disturbed ones, as the measure of what a disturbance costs.
+CALM_EVERY = 5
 STUCK_MS = 1500
 # A stall longer than the replica's stuck limit: its thread is given up and comes back later.
 HANG_MS = STUCK_MS + 1500
@@ -123,6 +125,35 @@ class Disturber:
         self.node.wait_for(well, 30)
 
 
+class Speeds:
+    """Tokens per second of all streams that ran together, from their first token to their last, by what happened."""
+
+    def __init__(self):
+        self.all = {}
+
+    def count(self, kind, running):
+        times = sorted(time for one in running for time in one.times)
+        self.all.setdefault(kind, []).append((len(times), times[-1] - times[0]))
+
+    def rate(self, kind):
+        return statistics.median(tokens / took for tokens, took in self.all[kind])
+
+    def tell(self):
+        calm = self.rate("calm")
+        print(f"undisturbed: median {calm:.0f} tokens/s of {STREAMS} streams, {len(self.all['calm'])} times")
+        for kind in sorted(self.all.keys() - {"calm"}):
+            missed = statistics.median(calm * took - tokens for tokens, took in self.all[kind])
+            print(f"cost, {kind}: {self.rate(kind):.0f} tokens/s while it happens, {missed:.0f} tokens not made")
+
+
+def undisturbed(node, chosen):
+    running = [Stream(node, calm.body).start() for calm in chosen]
+    for calm, one in zip(chosen, running, strict=True):
+        one.thread.join()
+        assert one.answer == calm.answer
+    return running
+
+
 def test_disturbed_streams_give_the_same_tokens(faultnode, store):
     seed = int(os.environ.get("BLYAN_SEED", random.randrange(1 << 32)))
     print(f"\nseed {seed}: BLYAN_SEED={seed} repeats it")
@@ -134,9 +165,11 @@ def test_disturbed_streams_give_the_same_tokens(faultnode, store):
         one.thread.join()
         assert one.end in ("stop", "length"), one.end
         expected.append(one)
-    disturber, streams, stalls = Disturber(node, rng), [], {}
-    while sum(disturber.done.values()) < DISTURBANCES:
+    disturber, streams, stalls, speeds = Disturber(node, rng), [], {}, Speeds()
+    while (number := sum(disturber.done.values())) < DISTURBANCES:
         chosen = [rng.choice(expected) for _ in range(STREAMS)]
+        if number % CALM_EVERY == 0:
+            speeds.count("calm", undisturbed(node, chosen))
         running = [Stream(node, calm.body).start() for calm in chosen]
         victim, at = rng.choice(running), rng.randrange(1, TOKENS - 10)
         while victim.end is None and len(victim.tokens) < at:
@@ -147,10 +180,12 @@ def test_disturbed_streams_give_the_same_tokens(faultnode, store):
             assert one.answer == calm.answer, (kind, one.body, one.end)
             stalls.setdefault(kind, []).append(one.longest_stall)
             streams.append((calm, one))
+        speeds.count(kind, running)
         disturber.settle()
     print(f"{len(streams)} streams, each like undisturbed, under {disturber.done}")
     for kind, times in sorted(stalls.items()):
         print(f"longest stall, {kind}: median {1000 * statistics.median(times):.0f} ms, max {1000 * max(times):.0f} ms")
+    speeds.tell()
     assert max(map(max, stalls.values())) < 3, "SEC-08: three seconds"
     check_receipts(node, streams)
     assert node.stop() == 0
