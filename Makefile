@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-flips storm perplexity oracle load bench-memory compare otp-vectors supervisors-long
+.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory compare otp-vectors supervisors-long
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -94,6 +94,9 @@ chaos-failover: build venv ## 500 disturbances of running streams, each like und
 
 chaos-poison: build venv ## 100 prompts that no step survives, among seven chats each (about five minutes)
 	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_poison.py
+
+chaos-decisions: build venv ## 100 kills and 100 failing disks under admins' orders, ten segfaults (about twelve minutes)
+	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_decisions.py
 
 chaos-flips: build venv ## 100 flipped bits of a store, each found before use
 	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_damage.py

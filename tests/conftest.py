@@ -47,13 +47,14 @@ def run(*arguments, data_dir=None, env=None, timeout=900, check=True, binary=Non
 class Node:
     """A node in a process of its own, ended by its id."""
 
-    def __init__(self, data_dir, binary=None, env=None, start_timeout=300):
+    def __init__(self, data_dir, binary=None, env=None, start_timeout=300, under=()):
+        """`under` is a command that runs the node as its child, such as strace."""
         self.data_dir = pathlib.Path(data_dir)
         self.port = free_port()
         self.lines: list[str] = []
         self.errors: list[str] = []
         self.process = subprocess.Popen(
-            [binary or BINARY, "node", "--data-dir", str(data_dir), "--listen", f"127.0.0.1:{self.port}"],
+            [*under, binary or BINARY, "node", "--data-dir", str(data_dir), "--listen", f"127.0.0.1:{self.port}"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
             env=clean_environment(env),
         )
@@ -74,6 +75,12 @@ class Node:
             kept.append(line)
             if LISTENING.search(line):
                 self._listening.set()
+
+    @property
+    def pid(self) -> int:
+        """The node's own process id."""
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[0]) if children else self.process.pid
 
     @property
     def admin_key(self) -> str:
@@ -133,7 +140,7 @@ class Node:
 
     def kill(self):
         if self.process.poll() is None:
-            self.process.kill()
+            os.kill(self.pid, signal.SIGKILL)
         self.process.wait()
 
 

@@ -1,0 +1,197 @@
+//! From samples to medians, ratios within a round, and tables.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::load::Case;
+
+/// Whose ratios are told.
+const OURS: &str = "supervisors";
+
+/// What is held: our time over the other's, by case.
+const BOUNDS: [(Case, &str, f64); 3] = [
+    (Case::Ask { producers: 1 }, "actix", 1.1),
+    (Case::Ask { producers: 8 }, "actix", 1.5),
+    (Case::Restart, "kameo", 1.5),
+];
+
+/// The order in a round: who came first comes last in the next one.
+pub fn alternate<T>(lanes: &[T], turn: u32) -> Box<dyn Iterator<Item = &T> + '_> {
+    if turn.is_multiple_of(2) {
+        Box::new(lanes.iter())
+    } else {
+        Box::new(lanes.iter().rev())
+    }
+}
+
+/// A median with the quartiles as its spread.
+struct Figure {
+    lower: f64,
+    median: f64,
+    upper: f64,
+}
+
+impl Figure {
+    /// `None` where there is no sample.
+    fn of(mut samples: Vec<f64>) -> Option<Self> {
+        samples.sort_unstable_by(f64::total_cmp);
+        let last = samples.len().checked_sub(1)?;
+        let quantile = |share: f64| {
+            let place = last as f64 * share;
+            let (below, above) = (place.floor() as usize, place.ceil() as usize);
+            samples[below] + (samples[above] - samples[below]) * place.fract()
+        };
+        Some(Self {
+            lower: quantile(0.25),
+            median: quantile(0.5),
+            upper: quantile(0.75),
+        })
+    }
+}
+
+/// The precision asked for holds for all three.
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(2);
+        let Self {
+            lower,
+            median,
+            upper,
+        } = self;
+        write!(
+            f,
+            "{median:.digits$} ({lower:.digits$} to {upper:.digits$})"
+        )
+    }
+}
+
+/// The samples of one case: a row for each round, a column for each lane.
+#[derive(Serialize)]
+struct Table {
+    #[serde(serialize_with = "as_text")]
+    case: Case,
+    /// Nanoseconds for each message or restart.
+    rounds_ns: Vec<Vec<Option<f64>>>,
+}
+
+fn as_text<S: Serializer>(case: &Case, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(case)
+}
+
+/// All samples.
+#[derive(Serialize)]
+pub struct Report {
+    lanes: Vec<&'static str>,
+    tables: Vec<Table>,
+}
+
+impl Report {
+    pub fn new(lanes: impl Iterator<Item = &'static str>) -> Self {
+        let tables = Case::ALL.map(|case| Table {
+            case,
+            rounds_ns: Vec::new(),
+        });
+        Self {
+            lanes: lanes.collect(),
+            tables: tables.into(),
+        }
+    }
+
+    /// Begins a round of `case`.
+    pub fn begin(&mut self, case: Case) {
+        let empty = vec![None; self.lanes.len()];
+        if let Some(table) = self.tables.iter_mut().find(|table| table.case == case) {
+            table.rounds_ns.push(empty);
+        }
+    }
+
+    /// A sample of the round that was begun last.
+    pub fn add(&mut self, case: Case, lane: &str, nanoseconds: f64) {
+        let column = self.column(lane);
+        let table = self.tables.iter_mut().find(|table| table.case == case);
+        if let Some(round) = table.and_then(|table| table.rounds_ns.last_mut()) {
+            round[column] = Some(nanoseconds);
+        }
+    }
+
+    fn column(&self, lane: &str) -> usize {
+        let found = self.lanes.iter().position(|name| *name == lane);
+        found.expect("a lane of this report")
+    }
+
+    fn microseconds(&self, table: &Table, lane: &str) -> Option<Figure> {
+        let column = self.column(lane);
+        let samples = table.rounds_ns.iter().filter_map(|round| round[column]);
+        Figure::of(samples.map(|ns| ns / 1000.0).collect())
+    }
+
+    /// Our time over the lane's, round by round.
+    fn ratio(&self, table: &Table, lane: &str) -> Option<Figure> {
+        let (ours, theirs) = (self.column(OURS), self.column(lane));
+        let ratios = table.rounds_ns.iter();
+        Figure::of(
+            ratios
+                .filter_map(|round| Some(round[ours]? / round[theirs]?))
+                .collect(),
+        )
+    }
+
+    fn write_table(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        title: &str,
+        cell: impl Fn(&Table, &str) -> Option<Figure>,
+    ) -> fmt::Result {
+        writeln!(f, "| {title} | {} |", self.lanes.join(" | "))?;
+        writeln!(f, "|---{}|", "|---".repeat(self.lanes.len()))?;
+        for table in &self.tables {
+            write!(f, "| {} |", table.case)?;
+            for lane in &self.lanes {
+                match cell(table, lane) {
+                    Some(figure) => write!(f, " {figure:.2} |")?,
+                    None => write!(f, " |")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        writeln!(f)
+    }
+
+    fn write_bounds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (case, lane, bound) in BOUNDS {
+            let table = self.tables.iter().find(|table| table.case == case);
+            if let Some(ratio) = table.and_then(|table| self.ratio(table, lane)) {
+                let verdict = if ratio.median <= bound {
+                    "holds"
+                } else {
+                    "is missed"
+                };
+                writeln!(
+                    f,
+                    "{case}: {ratio:.2} times {lane}, bound {bound} {verdict}"
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Medians with quartiles of {} rounds.\n", self.rounds())?;
+        self.write_table(f, "microseconds", |table, lane| {
+            self.microseconds(table, lane)
+        })?;
+        self.write_table(f, "ours over theirs, in one round", |table, lane| {
+            self.ratio(table, lane).filter(|_| lane != OURS)
+        })?;
+        self.write_bounds(f)
+    }
+}
+
+impl Report {
+    fn rounds(&self) -> usize {
+        self.tables.first().map_or(0, |table| table.rounds_ns.len())
+    }
+}
