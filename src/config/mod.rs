@@ -5,7 +5,7 @@ mod sections;
 
 pub use layers::{ConfigError, Overrides, Sources};
 pub use sections::{
-    ChatConfig, Config, EdgeConfig, ModelConfig, NodeConfig, PricingConfig, RuntimeConfig,
+    AlertsConfig, ChatConfig, Config, EdgeConfig, ModelConfig, NodeConfig, PricingConfig, RuntimeConfig,
     SupervisionConfig,
 };
 

@@ -33,8 +33,10 @@ pub struct Config {
     pub chain: ChainConfig,
     /// Restart windows, pauses, stuck limits.
     pub supervision: SupervisionConfig,
-    /// Quarantine, alerts, audit log.
+    /// Quarantine, audit log.
     pub security: SecurityConfig,
+    /// Who is told.
+    pub alerts: AlertsConfig,
 }
 
 /// `[node]`
@@ -273,6 +275,33 @@ impl SupervisionConfig {
     }
 }
 
+/// `[alerts]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// A file that holds the address of a Slack webhook.
+    pub slack_url_file: Option<PathBuf>,
+    /// A file that holds a routing key of PagerDuty.
+    pub pagerduty_key_file: Option<PathBuf>,
+    /// PagerDuty's Events API v2.
+    pub pagerduty_url: String,
+    /// Tries of one alert.
+    pub tries_max: u32,
+    /// Before the second try.
+    pub retry_initial_ms: u64,
+    /// One try.
+    pub timeout_ms: u64,
+}
+
+impl AlertsConfig {
+    fn fault(&self) -> Option<&'static str> {
+        let positive = self.tries_max > 0 && self.retry_initial_ms > 0 && self.timeout_ms > 0;
+        (!positive).then_some(
+            "alerts.tries_max, alerts.retry_initial_ms and alerts.timeout_ms must be at least 1",
+        )
+    }
+}
+
 /// Where `make` puts what it fetched.
 fn cache_dir() -> PathBuf {
     let in_home = || home().join(".cache/blyan");
@@ -295,6 +324,7 @@ impl Config {
         self.edge
             .fault()
             .or_else(|| self.chat.fault())
+            .or_else(|| self.alerts.fault())
             .map(str::to_owned)
             .or_else(|| self.chain.validate().err())
             .or_else(|| {

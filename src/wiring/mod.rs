@@ -1,5 +1,6 @@
 //! The one place that knows every actor: opens the store, builds the engine and the tree, and takes them down again.
 
+mod alerts;
 mod engine;
 mod faults;
 mod home;

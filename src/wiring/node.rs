@@ -15,6 +15,7 @@ use blyan_security::SecurityHandle;
 use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::alerts::{self, Alerts, Inbox};
 use super::faults::{Poke, Seams};
 use super::home::Home;
 use super::port::Port;
@@ -103,6 +104,7 @@ pub struct RunningNode {
     store: Arc<RocksStore>,
     port: Arc<Port>,
     security: SecurityHandle,
+    alerts: Alerts,
     edge: EdgeHandle,
     stopping: Stopping,
     seams: Seams,
@@ -122,7 +124,9 @@ impl RunningNode {
         metrics: PrometheusHandle,
     ) -> Result<Self> {
         let keys = Keys::load(&config.edge, &config.node.data_dir())?;
-        let (port, security) = start_storage(&config, &home, &seams.probe).await?;
+        let node = home.key.public_key().to_string();
+        let (alerts, inbox) = alerts::begin(&config, &node)?;
+        let (port, security) = start_storage(&config, &home, inbox, &seams.probe).await?;
         let bound = listener.local_addr()?;
         actix_rt::spawn(keep_metrics(metrics.clone()));
         let stopping = Stopping::default();
@@ -145,6 +149,7 @@ impl RunningNode {
             config,
             port,
             security,
+            alerts,
             stopping,
             seams,
         };
@@ -267,9 +272,10 @@ impl RunningNode {
     /// Closes the database, unless a thread that is stuck still holds it.
     async fn close(self) {
         let Self {
-            store, port, edge, ..
+            store, port, edge, alerts, ..
         } = self;
         drop((port, edge));
+        alerts.close().await;
         let closed = async {
             while Arc::strong_count(&store) > 1 {
                 tokio::time::sleep(READY_TICK).await;
@@ -303,13 +309,14 @@ async fn announce(port: Arc<Port>, url: String) {
 async fn start_storage(
     config: &Config,
     home: &Home,
+    alerts: Inbox,
     probe: &Arc<dyn Probe>,
 ) -> Result<(Arc<Port>, SecurityHandle)> {
     let store = &home.store;
     let (model, served) = published(store, config)?;
     let (chain, handle) = tree::chain(Arc::clone(store), &config.chain, &config.supervision);
     let cache = ExpertCacheHandle::new(config.expert_cache.clone(), Arc::new(handle.clone()))?;
-    let (orchestrator, security, parts) = security::orchestrator(config, store, &home.key);
+    let (orchestrator, security, parts) = security::orchestrator(config, store, &home.key, alerts);
     let orchestrator = orchestrator.backoff(config.supervision.backoff());
     let tree = tree::start(
         orchestrator,

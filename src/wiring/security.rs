@@ -14,12 +14,13 @@ use blyan_formats::{AuditAnchorBody, BlockType, ChainId, NodeKey, PublicKey, Ten
 use blyan_protocol::BoxFuture;
 use blyan_security::audit::{AUDIT_DIR, Anchor, AuditOptions, RealDisk};
 use blyan_security::{
-    Alert, AlertSink, AnchorSink, Component, Components, NODE, PortError, Ports, Report,
+    AnchorSink, Component, Components, NODE, PortError, Ports, Report,
     SecurityHandle, SecurityOrchestrator,
 };
 use blyan_supervisors::{ChildSpec, ChildState, Generation, NodeKind, TreeHandle, TreeNode};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::alerts::Inbox;
 use super::engine::PAYLOAD;
 use super::home::now_ms;
 use super::port::Port;
@@ -47,6 +48,7 @@ pub fn orchestrator(
     config: &Config,
     store: &Arc<RocksStore>,
     key: &Arc<NodeKey>,
+    alerts: Inbox,
 ) -> (ChildSpec<SecurityOrchestrator>, SecurityHandle, Arc<Parts>) {
     let parts = Arc::new(Parts {
         port: OnceLock::new(),
@@ -64,7 +66,7 @@ pub fn orchestrator(
             parts: Arc::clone(&parts),
             key: Arc::clone(key),
         }),
-        alerts: Arc::new(Log),
+        alerts: Arc::new(alerts),
         now_ms: Arc::new(now_ms),
     };
     let (spec, handle) = SecurityOrchestrator::spec(SECURITY, audit, ports, &config.security);
@@ -345,19 +347,4 @@ pub fn anchors(reader: &ChainReader<RocksStore>, key: PublicKey) -> anyhow::Resu
         }
     }
     Ok(anchors)
-}
-
-/// Alerts go to the node's log; whoever reads it tells people.
-struct Log;
-
-impl AlertSink for Log {
-    fn alert(&self, alert: &Alert) {
-        tracing::error!(
-            indicator = alert.indicator.as_str(),
-            count = alert.count,
-            subject = alert.subject,
-            "alert: {}",
-            alert.text
-        );
-    }
 }

@@ -163,7 +163,7 @@ impl Orchestrator {
             refused.outcome = RecordOutcome::Refused;
             step.entries.push(refused);
         }
-        self.count(Indicator::FailedAuthAttempts, what, who, now_ms, step);
+        self.count(Indicator::FailedAuthAttempts, who, what, now_ms, step);
     }
 
     pub(super) fn settle_denied(&mut self, now_ms: u64, step: &mut Step) {
