@@ -89,6 +89,8 @@ pub struct EdgeConfig {
     pub api_keys: Vec<String>,
     /// A file of further ones.
     pub api_keys_file: Option<PathBuf>,
+    /// A file of admins beside the owner: a name and a hash each.
+    pub admin_keys_file: Option<PathBuf>,
     /// Further names under which the node is reached.
     pub allowed_hosts: Vec<String>,
     /// Send Strict-Transport-Security.

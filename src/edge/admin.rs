@@ -232,8 +232,8 @@ fn admin(state: &EdgeState, request: &HttpRequest) -> Result<String, PublicError
     let from = request
         .peer_addr()
         .map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());
-    if state.keys.is_admin(request) {
-        return Ok(format!("admin from {from}"));
+    if let Some(name) = state.keys.admin(request) {
+        return Ok(format!("{name} from {from}"));
     }
     let denied = Report::Denied {
         who: from,

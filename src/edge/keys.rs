@@ -17,6 +17,9 @@ use crate::config::EdgeConfig;
 const ADMIN_KEY_FILE: &str = "admin.key";
 const ADMIN_KEY_BYTES: usize = 32;
 const KEY_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Whoever brings the key of the data directory.
+const OWNER: &str = "owner";
+const NAME_LEN_MAX: usize = 64;
 
 /// Why keys cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +38,9 @@ pub enum KeyError {
         /// Where it stands.
         origin: String,
     },
+    /// A line of the admins' file that is not a name and a hash.
+    #[error("{0}: a line is the admin's name, a space, and the 64 hex digits of the key's SHA-256; each name once, and not {OWNER}")]
+    NotAnAdmin(String),
     /// A file that names no key: nobody could chat.
     #[error("the key file {0} holds no key")]
     Empty(String),
@@ -45,27 +51,38 @@ type Digest = [u8; 32];
 /// SHA-256 of every key that opens something. Comparing digests takes the same time whatever was sent.
 #[derive(Clone)]
 pub struct Keys {
-    admin: Digest,
+    /// With their names; the owner is the first.
+    admins: Vec<(String, Digest)>,
     api: Vec<Digest>,
 }
 
 impl Keys {
     /// Reads the configured keys, and the admin key of the data directory, which is made if there is none.
     pub fn load(config: &EdgeConfig, data_dir: &Path) -> Result<Self, KeyError> {
-        let admin = load_or_make_admin_key(&data_dir.join(ADMIN_KEY_FILE))?;
+        let owner = load_or_make_admin_key(&data_dir.join(ADMIN_KEY_FILE))?;
+        let mut admins = vec![(OWNER.to_owned(), sha256(owner.as_bytes()))];
+        if let Some(path) = &config.admin_keys_file {
+            admins.extend(admins_of_file(path)?);
+        }
         let mut api = parse_hashes("edge.api_keys", config.api_keys.iter().map(String::as_str))?;
         if let Some(path) = &config.api_keys_file {
             api.extend(hashes_of_file(path)?);
         }
-        Ok(Self {
-            admin: sha256(admin.as_bytes()),
-            api,
-        })
+        Ok(Self { admins, api })
     }
 
-    /// Whether the request brings the admin key.
-    pub fn is_admin(&self, request: &HttpRequest) -> bool {
-        presented(request).any(|key| bool::from(sha256(key.as_bytes()).ct_eq(&self.admin)))
+    /// The name of the admin whose key the request brings.
+    pub fn admin(&self, request: &HttpRequest) -> Option<&str> {
+        let mut found = None;
+        for digest in presented(request).map(|key| sha256(key.as_bytes())) {
+            // All are looked at, whichever it is.
+            for (name, key) in &self.admins {
+                if bool::from(key.ct_eq(&digest)) {
+                    found = found.or(Some(name.as_str()));
+                }
+            }
+        }
+        found
     }
 
     /// Whether the request may chat: everyone where no API key is configured.
@@ -75,7 +92,8 @@ impl Keys {
 
     fn opens_chat(&self, key: &str) -> bool {
         let digest = sha256(key.as_bytes());
-        let known = self.api.iter().chain([&self.admin]);
+        let admins = self.admins.iter().map(|(_, key)| key);
+        let known = self.api.iter().chain(admins);
         let found = known.fold(Choice::from(0), |found, key| found | key.ct_eq(&digest));
         found.into()
     }
@@ -140,15 +158,47 @@ fn hashes_of_file(path: &Path) -> Result<Vec<Digest>, KeyError> {
         path: name.clone(),
         source,
     })?;
-    let lines = text.lines().map(str::trim);
-    let hashes = parse_hashes(
-        &name,
-        lines.filter(|line| !line.is_empty() && !line.starts_with('#')),
-    )?;
+    let hashes = parse_hashes(&name, key_lines(&text))?;
     if hashes.is_empty() {
         return Err(KeyError::Empty(name));
     }
     Ok(hashes)
+}
+
+/// `NAME HASH` on each line.
+fn admins_of_file(path: &Path) -> Result<Vec<(String, Digest)>, KeyError> {
+    let origin = path.display().to_string();
+    let text = read_bounded(path).map_err(|source| KeyError::File {
+        path: origin.clone(),
+        source,
+    })?;
+    let mut admins: Vec<(String, Digest)> = Vec::new();
+    for line in key_lines(&text) {
+        let (name, hash) = line
+            .split_once(char::is_whitespace)
+            .ok_or_else(|| KeyError::NotAnAdmin(origin.clone()))?;
+        let known = name == OWNER || admins.iter().any(|(other, _)| other == name);
+        if known || !is_name(name) {
+            return Err(KeyError::NotAnAdmin(origin));
+        }
+        let keys = parse_hashes(&origin, [hash.trim()].into_iter())?;
+        admins.extend(keys.into_iter().map(|key| (name.to_owned(), key)));
+    }
+    if admins.is_empty() {
+        return Err(KeyError::Empty(origin));
+    }
+    Ok(admins)
+}
+
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    (1..=NAME_LEN_MAX).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// Without empty lines and comments.
+fn key_lines(text: &str) -> impl Iterator<Item = &str> {
+    let lines = text.lines().map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn parse_hashes<'a>(
@@ -185,7 +235,10 @@ mod tests {
 
     fn keys(api: &[&str]) -> Keys {
         Keys {
-            admin: sha256(b"root"),
+            admins: vec![
+                (OWNER.to_owned(), sha256(b"root")),
+                ("night-shift".to_owned(), sha256(b"night")),
+            ],
             api: api.iter().map(|key| sha256(key.as_bytes())).collect(),
         }
     }
@@ -216,10 +269,44 @@ mod tests {
     #[test]
     fn an_api_key_is_no_admin_key() {
         let keys = keys(&["one"]);
-        assert!(keys.is_admin(&with("x-api-key", "root")));
-        assert!(keys.is_admin(&with("authorization", "Bearer root")));
-        assert!(!keys.is_admin(&with("x-api-key", "one")));
-        assert!(!keys.is_admin(&with("x-api-key", "")));
+        assert_eq!(keys.admin(&with("x-api-key", "root")), Some(OWNER));
+        assert_eq!(
+            keys.admin(&with("authorization", "Bearer night")),
+            Some("night-shift")
+        );
+        assert_eq!(keys.admin(&with("x-api-key", "one")), None);
+        assert_eq!(keys.admin(&with("x-api-key", "")), None);
+    }
+
+    #[test]
+    fn admins_have_a_name_and_a_hash_each_and_no_name_is_taken_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("admins");
+        let hash = hex::encode(sha256(b"secret"));
+        std::fs::write(&path, format!("# ours\nnight-shift {hash}\nada\t{hash}\n")).unwrap();
+        let names: Vec<_> = admins_of_file(&path)
+            .unwrap()
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, ["night-shift", "ada"]);
+        let long = "x".repeat(65);
+        for text in [
+            hash.clone(),
+            format!("owner {hash}"),
+            format!("ada {hash}\nada {hash}"),
+            format!("a,b {hash}"),
+            format!("{long} {hash}"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let refused = admins_of_file(&path).unwrap_err();
+            assert!(matches!(refused, KeyError::NotAnAdmin(_)), "{refused}");
+        }
+        std::fs::write(&path, "ada secret").unwrap();
+        let refused = admins_of_file(&path).unwrap_err().to_string();
+        assert!(!refused.contains("secret"), "{refused}");
+        std::fs::write(&path, "# none").unwrap();
+        assert!(matches!(admins_of_file(&path), Err(KeyError::Empty(_))));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 """Quarantine, recovery and failover by an admin, and what the audit log says of them."""
 
+import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,7 @@ def test_a_replica_goes_out_of_service_and_comes_back(start, store):
     again = order(node, "quarantine_node", ONE.replace("/", "%2F"))
     assert again.status_code == 200 and again.json()["changed"] is False
     told = status(node, ONE)
-    assert told["state"] == "quarantined" and told["reason"] == "it looks odd" and told["by"].startswith("admin from 127.0.0.1")
+    assert told["state"] == "quarantined" and told["reason"] == "it looks odd" and told["by"] == "owner from 127.0.0.1"
     back = order(node, "recover_node", ONE)
     assert back.status_code == 200 and back.json()["standing"]["state"] == "healthy", back.text
     assert node.tree()[ONE]["state"] == "running"
@@ -63,6 +64,19 @@ def test_the_last_that_serves_is_taken_only_by_force(start, store):
     assert order(node, "recover_node", TWO).status_code == 200
     assert "Paris" in node.chat().json()["text"]
     assert node.stop() == 0
+
+
+def test_each_admin_signs_with_a_name(start, store, tmp_path):
+    keys = tmp_path / "admins"
+    keys.write_text(f"night-shift {hashlib.sha256(b'a key of the night').hexdigest()}\n")
+    node = start(store, env={"BLYAN__EDGE__ADMIN_KEYS_FILE": str(keys)})
+    night = {"X-API-Key": "a key of the night"}
+    assert node.http.post(f"/security/quarantine_node/{ONE}", headers=night).status_code == 200
+    assert status(node, ONE)["by"] == "night-shift from 127.0.0.1"
+    assert order(node, "recover_node", ONE).status_code == 200
+    assert node.stop() == 0
+    who = [one["who"] for one in records(store) if one["action"] in ("quarantine", "probe")]
+    assert who == ["night-shift from 127.0.0.1", "owner from 127.0.0.1"], who
 
 
 def test_a_decision_outlives_the_process(start, store):
