@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -29,6 +29,8 @@ pub(crate) enum Order {
 pub(crate) struct Control {
     token: CancellationToken,
     order: Mutex<Option<Order>>,
+    /// True before there is an order and before the token is cancelled: what each message asks, without a lock.
+    closing: AtomicBool,
     waker: AtomicWaker,
     born: Instant,
     tasks: AtomicUsize,
@@ -41,6 +43,7 @@ impl Control {
         Arc::new(Self {
             token: CancellationToken::new(),
             order: Mutex::new(None),
+            closing: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             born: Instant::now(),
             tasks: AtomicUsize::new(0),
@@ -55,6 +58,7 @@ impl Control {
 
     /// Asks the actor to stop; an exit that it asked for itself comes first.
     pub(crate) fn stop(&self) {
+        self.close();
         self.order.lock().get_or_insert(Order::Stop);
         step();
         self.waker.wake();
@@ -62,6 +66,7 @@ impl Control {
 
     /// Drops the actor for `reason`; the first reason given counts.
     pub(crate) fn exit(&self, reason: ExitReason) {
+        self.close();
         let mut order = self.order.lock();
         if !matches!(*order, Some(Order::Exit(_))) {
             *order = Some(Order::Exit(reason));
@@ -73,10 +78,17 @@ impl Control {
 
     /// Drops the actor as soon as its thread is free, and releases all who wait for it now.
     pub(crate) fn kill(&self) {
-        step();
+        self.close();
         self.token.cancel();
         step();
         self.waker.wake();
+    }
+
+    /// Comes before what it announces: the waker is called after that, so whoever sees this alone is polled again.
+    fn close(&self) {
+        step();
+        self.closing.store(true, Ordering::Release);
+        step();
     }
 
     pub(crate) fn order(&self) -> Option<Order> {
@@ -85,7 +97,8 @@ impl Control {
 
     /// True once no further message may be handled.
     pub(crate) fn is_closing(&self) -> bool {
-        self.token.is_cancelled() || self.order.lock().is_some()
+        step();
+        self.closing.load(Ordering::Acquire)
     }
 
     pub(crate) fn listen(&self, waker: &std::task::Waker) {

@@ -95,7 +95,7 @@ pub enum SpecError {
         /// Longest time that this many restarts spend pausing.
         pauses: Duration,
     },
-    /// A mailbox that admits nothing, or more than a semaphore can count.
+    /// A mailbox that admits nothing, or more than can be counted.
     #[error("{path}: the mailbox bound must be 1 to {max}, not {len}")]
     MailboxBound {
         /// The child.

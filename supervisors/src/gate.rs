@@ -1,6 +1,7 @@
 //! The stable handle of a child and what stands behind it.
 
 use std::{
+    pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -8,13 +9,14 @@ use std::{
 use actix::{Actor, Context, Handler, Message};
 use arc_swap::ArcSwapOption;
 use tokio::{
-    sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     CallError, ChildState, Generation,
+    admission::Admission,
     inbox::{BoxedParcel, Letter},
     sync::{Mutex, step},
 };
@@ -38,7 +40,7 @@ pub(crate) struct Status {
 pub(crate) struct Live<A: Actor> {
     pub(crate) generation: Generation,
     pub(crate) parcels: mpsc::UnboundedSender<BoxedParcel<A>>,
-    pub(crate) admission: Arc<Semaphore>,
+    pub(crate) admission: Arc<Admission>,
     pub(crate) token: CancellationToken,
 }
 
@@ -47,14 +49,15 @@ pub(crate) struct Gate<A: Actor> {
     live: ArcSwapOption<Live<A>>,
     /// The newest generation that was shut; it and those before it never open again.
     shut: Mutex<Generation>,
-    status: watch::Sender<Status>,
+    status: Mutex<Status>,
+    /// Tells those who wait for a generation that one takes messages.
+    opened: Notify,
     path: OnceLock<Arc<str>>,
-    mailbox_len_max: OnceLock<usize>,
 }
 
 impl<A: Actor> Gate<A> {
     fn new() -> Arc<Self> {
-        let (status, _) = watch::channel(Status {
+        let status = Mutex::new(Status {
             state: ChildState::Stopped,
             generation: Generation(0),
             retry_at: None,
@@ -63,8 +66,8 @@ impl<A: Actor> Gate<A> {
             live: ArcSwapOption::empty(),
             shut: Mutex::new(Generation(0)),
             status,
+            opened: Notify::new(),
             path: OnceLock::new(),
-            mailbox_len_max: OnceLock::new(),
         })
     }
 
@@ -74,17 +77,33 @@ impl<A: Actor> Gate<A> {
         self.live.load_full()
     }
 
+    /// Returns when a generation takes messages, which may have ended since.
+    async fn until_open(&self) {
+        let mut opened = pin!(self.opened.notified());
+        loop {
+            // In line before the look, so that no opening falls in between.
+            opened.as_mut().enable();
+            if self.live().is_some() {
+                return;
+            }
+            opened.as_mut().await;
+            opened.set(self.opened.notified());
+        }
+    }
+
     /// Lets messages through to this generation, unless it was shut before it could open.
     pub(crate) fn open(&self, live: Live<A>) {
         let shut = self.shut.lock();
         if live.generation > *shut {
             let generation = live.generation;
             self.live.store(Some(Arc::new(live)));
-            self.status.send_replace(Status {
+            self.publish(Status {
                 state: ChildState::Running,
                 generation,
                 retry_at: None,
             });
+            step();
+            self.opened.notify_waiters();
         }
     }
 }
@@ -92,7 +111,7 @@ impl<A: Actor> Gate<A> {
 /// The gate as the supervisor sees it, whatever the actor's type.
 pub(crate) trait GateControl: Send + Sync {
     /// Gives the gate its place in the tree; false when it has one already.
-    fn place(&self, path: &Arc<str>, mailbox_len_max: usize) -> bool;
+    fn place(&self, path: &Arc<str>) -> bool;
     /// Refuses messages to this generation and those before it.
     fn shut(&self, generation: Generation);
     fn publish(&self, status: Status);
@@ -101,8 +120,7 @@ pub(crate) trait GateControl: Send + Sync {
 }
 
 impl<A: Actor> GateControl for Gate<A> {
-    fn place(&self, path: &Arc<str>, mailbox_len_max: usize) -> bool {
-        self.mailbox_len_max.get_or_init(|| mailbox_len_max);
+    fn place(&self, path: &Arc<str>) -> bool {
         self.path.set(Arc::clone(path)).is_ok()
     }
 
@@ -116,15 +134,12 @@ impl<A: Actor> GateControl for Gate<A> {
     }
 
     fn publish(&self, status: Status) {
-        self.status.send_replace(status);
+        *self.status.lock() = status;
     }
 
     fn depth(&self) -> usize {
-        let bound = self.mailbox_len_max.get().copied().unwrap_or(0);
-        self.live
-            .load()
-            .as_ref()
-            .map_or(0, |live| bound - live.admission.available_permits())
+        let live = self.live.load();
+        live.as_ref().map_or(0, |live| live.admission.taken())
     }
 }
 
@@ -200,14 +215,8 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
     /// # Errors
     /// The refusal that a call would get when the time is over.
     pub async fn wait_running(&self, within: Duration) -> Result<Generation, CallError> {
-        let mut status = self.gate.status.subscribe();
-        let running = async {
-            // The sender lives in the gate, which this handle keeps.
-            while self.gate.live.load().is_none() {
-                let _ = status.changed().await;
-            }
-        };
-        let _ = tokio::time::timeout(within, running).await;
+        // Whether it runs when the time is over is looked at anyway.
+        let _ = tokio::time::timeout(within, self.gate.until_open()).await;
         self.admit().map(|live| live.generation)
     }
 
@@ -227,15 +236,12 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
         M::Result: Send,
     {
         step();
-        let permit = match Arc::clone(&live.admission).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(TryAcquireError::NoPermits) => return Err(CallError::Full { retry_after: SOON }),
-            Err(TryAcquireError::Closed) => return Err(self.refusal()),
-        };
+        let place = live.admission.enter();
+        let place = place.ok_or(CallError::Full { retry_after: SOON })?;
         let letter = Letter {
             message,
             reply,
-            permit,
+            place,
         };
         step();
         live.parcels
@@ -247,12 +253,12 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
 impl<A: Actor> ChildRef<A> {
     /// What the child does now.
     pub fn state(&self) -> ChildState {
-        self.gate.status.borrow().state
+        self.gate.status.lock().state
     }
 
     /// How often the child has been started; 0 before the first start.
     pub fn generation(&self) -> Generation {
-        self.gate.status.borrow().generation
+        self.gate.status.lock().generation
     }
 
     /// The child's place, such as `serving/replicas/inference-1`; empty before the tree has started.
@@ -266,7 +272,7 @@ impl<A: Actor> ChildRef<A> {
     }
 
     fn refusal(&self) -> CallError {
-        let status = *self.gate.status.borrow();
+        let status = *self.gate.status.lock();
         let until_retry = |at: Instant| at.saturating_duration_since(Instant::now());
         match status.state {
             ChildState::Quarantined => CallError::Quarantined {

@@ -12,24 +12,49 @@ use actix::{
     Actor, AsyncContext, Context, Handler, Message, WrapFuture, dev::MessageResponse,
     fut::ActorFuture,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use crate::{ExitReason, control::Control, sync::step};
+use crate::{
+    ExitReason, Generation,
+    admission::Place,
+    control::Control,
+    gate::{Gate, GateControl},
+    sync::step,
+};
 
 pub(crate) type BoxedParcel<A> = Box<dyn Parcel<A> + Send>;
+
+/// Where the messages of one generation are handled.
+pub(crate) struct Desk<A: Actor> {
+    pub(crate) control: Arc<Control>,
+    pub(crate) gate: Arc<Gate<A>>,
+    pub(crate) generation: Generation,
+}
+
+/// Shuts the gate when a handler panics, before the unwinding drops the way back of its answer: what that caller sends
+/// next is refused and not lost.
+struct Shutter<'a, A: Actor>(&'a Desk<A>);
+
+impl<A: Actor> Drop for Shutter<'_, A> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.gate.shut(self.0.generation);
+        }
+    }
+}
 
 /// A message of any type for the actor `A`.
 pub(crate) trait Parcel<A: Actor> {
     /// Hands the message to its handler.
-    fn open(self: Box<Self>, actor: &mut A, ctx: &mut A::Context, control: &Arc<Control>);
+    fn open(self: Box<Self>, actor: &mut A, ctx: &mut A::Context, desk: &Desk<A>);
 }
 
-/// A message on its way. The permit is given back when the answer is there, not when handling begins.
+/// A message on its way. Its place is given back when the answer is there, not when handling begins.
 pub(crate) struct Letter<M: Message> {
     pub(crate) message: M,
     /// `None` for a message whose sender wants no answer.
     pub(crate) reply: Option<oneshot::Sender<M::Result>>,
-    pub(crate) permit: OwnedSemaphorePermit,
+    pub(crate) place: Place,
 }
 
 impl<A, M> Parcel<A> for Letter<M>
@@ -37,15 +62,16 @@ where
     A: Actor<Context = Context<A>> + Handler<M>,
     M: Message,
 {
-    fn open(self: Box<Self>, actor: &mut A, ctx: &mut Context<A>, control: &Arc<Control>) {
+    fn open(self: Box<Self>, actor: &mut A, ctx: &mut Context<A>, desk: &Desk<A>) {
         let Self {
             message,
             reply,
-            permit,
+            place,
         } = *self;
         if reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
             return;
         }
+        let _shutter = Shutter(desk);
         step();
         let (answer, mut answered) = oneshot::channel();
         actor.handle(message, ctx).handle(ctx, Some(answer));
@@ -54,7 +80,7 @@ where
             Ok(result) => deliver(reply, result),
             Err(oneshot::error::TryRecvError::Closed) => {}
             Err(oneshot::error::TryRecvError::Empty) => {
-                let control = Arc::clone(control);
+                let control = Arc::clone(&desk.control);
                 let forward = async move {
                     match answered.await {
                         Ok(result) => deliver(reply, result),
@@ -64,7 +90,7 @@ where
                             std::any::type_name::<M>()
                         ))),
                     }
-                    drop(permit);
+                    drop(place);
                 };
                 ctx.spawn(forward.into_actor(actor));
             }
@@ -82,7 +108,7 @@ fn deliver<R>(reply: Option<oneshot::Sender<R>>, result: R) {
 /// Feeds parcels to the actor; lives in the actor's context as one of its futures.
 pub(crate) struct Inbox<A: Actor> {
     pub(crate) parcels: mpsc::UnboundedReceiver<BoxedParcel<A>>,
-    pub(crate) control: Arc<Control>,
+    pub(crate) desk: Desk<A>,
 }
 
 impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Inbox<A> {
@@ -95,10 +121,10 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Inbox<A> {
         task: &mut task::Context<'_>,
     ) -> Poll<()> {
         let this = self.get_mut();
-        while !ctx.waiting() && !this.control.is_closing() {
+        while !ctx.waiting() && !this.desk.control.is_closing() {
             step();
             match this.parcels.poll_recv(task) {
-                Poll::Ready(Some(parcel)) => parcel.open(actor, ctx, &this.control),
+                Poll::Ready(Some(parcel)) => parcel.open(actor, ctx, &this.desk),
                 // The gate is shut; the actor goes on until it is told to stop.
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }

@@ -3,6 +3,7 @@
 #[cfg(panic = "abort")]
 compile_error!("supervision needs unwinding: build with panic = \"unwind\"");
 
+mod admission;
 mod control;
 mod core;
 mod driver;

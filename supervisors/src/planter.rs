@@ -46,7 +46,7 @@ impl Planter<'_> {
     ) -> Result<(), SpecError> {
         let path = self.core.path_below(parent, spec.id());
         let gate = spec.gate();
-        if !gate.place(&path, spec.limits().mailbox_len_max) {
+        if !gate.place(&path) {
             let path = path.to_string();
             return Err(SpecError::BoundTwice { path });
         }

@@ -11,14 +11,15 @@ use std::{
 
 use actix::{Actor, ActorContext, AsyncContext, Context, dev::ContextFut};
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::{
     ExitReason, Generation, Probe, StartContext, Tasks,
+    admission::Admission,
     control::{Control, Order},
     core::Ix,
     gate::{Gate, GateControl, Live},
-    inbox::Inbox,
+    inbox::{Desk, Inbox},
     spec::{ChildSpec, Factory},
     sync::step,
 };
@@ -183,12 +184,16 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
         let mut ctx = Context::new();
         ctx.spawn(Inbox {
             parcels,
-            control: Arc::clone(&self.control),
+            desk: Desk {
+                control: Arc::clone(&self.control),
+                gate: Arc::clone(&self.gate),
+                generation: self.guard.generation,
+            },
         });
         let live = Live {
             generation: self.guard.generation,
             parcels: sender,
-            admission: Arc::new(Semaphore::new(self.mailbox_len_max)),
+            admission: Admission::new(self.mailbox_len_max),
             token: self.control.token().clone(),
         };
         Stage::Built(Box::new(ctx.into_future(actor)), Some(live))
@@ -205,6 +210,9 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
 
     /// Carries out what the actor has been told; ready when it is to be dropped.
     fn obey(&mut self) -> Poll<ExitReason> {
+        if !self.control.is_closing() {
+            return Poll::Pending;
+        }
         if self.control.token().is_cancelled() {
             return Poll::Ready(ExitReason::Killed);
         }
@@ -235,6 +243,9 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
 
     /// An exit that the actor asked for during its poll; a stop waits for the next poll, its waker has been called.
     fn obey_exits(&self) -> Poll<ExitReason> {
+        if !self.control.is_closing() {
+            return Poll::Pending;
+        }
         match self.control.order() {
             _ if self.control.token().is_cancelled() => Poll::Ready(ExitReason::Killed),
             Some(Order::Exit(reason)) => Poll::Ready(reason),

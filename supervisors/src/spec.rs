@@ -4,11 +4,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use actix::{Actor, Context};
 use futures_util::{FutureExt, future::LocalBoxFuture};
-use tokio::sync::Semaphore;
 
 use crate::{
     Backoff, ChildRef, ExitReason, Placement, Restart, Shutdown, SpecError, StartContext, Strategy,
     Window,
+    admission::BOUND_MAX,
     gate::GateControl,
     runner::{self, Launch},
 };
@@ -396,7 +396,7 @@ fn check_rules(path: &str, rules: &Rules, of_supervisor: Window) -> Result<(), S
 }
 
 fn check_mailbox(path: &str, len: usize) -> Result<(), SpecError> {
-    let max = Semaphore::MAX_PERMITS;
+    let max = BOUND_MAX;
     if (1..=max).contains(&len) {
         Ok(())
     } else {

@@ -32,8 +32,9 @@ impl StartContext {
     }
 
     /// Cancelled when this generation is over, also when its thread was abandoned: a zombie's fence.
+    /// To cancel it ends nothing else.
     pub fn token(&self) -> CancellationToken {
-        self.tasks.control.token().clone()
+        self.tasks.control.token().child_token()
     }
 
     /// The tree's fault probe.

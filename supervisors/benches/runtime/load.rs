@@ -29,26 +29,41 @@ pub trait Supervised: Peer {
 /// What is measured; the unit is nanoseconds for each message or restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Case {
-    Ask { producers: u32 },
-    Tell { producers: u32 },
+    /// With `clock`, the producers' runtime has a timer pending, as one that serves HTTP always has.
+    Ask {
+        producers: u32,
+        clock: bool,
+    },
+    Tell {
+        producers: u32,
+    },
     Restart,
 }
 
 impl Case {
-    pub const ALL: [Self; 5] = [
-        Self::Ask { producers: 1 },
-        Self::Ask { producers: 8 },
+    pub const ALL: [Self; 7] = [
+        Self::ask(1, false),
+        Self::ask(1, true),
+        Self::ask(8, false),
+        Self::ask(8, true),
         Self::Tell { producers: 1 },
         Self::Tell { producers: 8 },
         Self::Restart,
     ];
+
+    pub const fn ask(producers: u32, clock: bool) -> Self {
+        Self::Ask { producers, clock }
+    }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ask { producers } => write!(f, "ask, {producers} producer(s)"),
-            Self::Tell { producers } => write!(f, "tell, {producers} producer(s)"),
+            Self::Ask { producers, clock } => {
+                let beside = if *clock { ", clock" } else { "" };
+                write!(f, "ask x {producers}{beside}")
+            }
+            Self::Tell { producers } => write!(f, "tell x {producers}"),
             Self::Restart => f.write_str("restart"),
         }
     }
@@ -114,8 +129,9 @@ impl Lane {
 async fn messages<P: Peer>(peer: P, case: Case, scale: Scale) -> Option<f64> {
     let before = peer.ask().await;
     let (sent, took) = match case {
-        Case::Ask { producers } => {
+        Case::Ask { producers, clock } => {
             let each = scale.asks / producers;
+            let _clock = clock.then(Clock::start);
             let took = produce(&peer, producers, move |peer| asks(peer, each)).await;
             (producers * each, took)
         }
@@ -142,6 +158,26 @@ where
         ended.expect("a producer that does not panic");
     }
     began.elapsed()
+}
+
+/// What actix-web's is in a node: a timer that is nearer than most deadlines.
+struct Clock(actix_rt::task::JoinHandle<()>);
+
+impl Clock {
+    fn start() -> Self {
+        Self(actix_rt::spawn(async {
+            let mut ticks = tokio::time::interval(Duration::from_millis(500));
+            loop {
+                ticks.tick().await;
+            }
+        }))
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 async fn asks<P: Peer>(peer: P, count: u32) {

@@ -23,6 +23,12 @@ struct Args {
     /// The samples as JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Only the cases that begin so, for a profiler
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Only the lane of this name, for a profiler
+    #[arg(long)]
+    lane: Option<String>,
     /// Given by `cargo bench`; without it everything is run once and briefly
     #[arg(long)]
     bench: bool,
@@ -38,8 +44,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     } else {
         (1, Scale::BRIEF)
     };
-    let lanes = peers::start_all().await?;
-    let report = measure(&lanes, pairs, scale).await;
+    let mut lanes = peers::start_all().await?;
+    lanes.retain(|lane| args.lane.as_ref().is_none_or(|only| only == lane.name));
+    let mut cases = Case::ALL.to_vec();
+    cases.retain(|case| case.to_string().starts_with(&args.case));
+    let report = measure(&lanes, &cases, pairs, scale).await;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
@@ -49,9 +58,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// One round that is not counted, then `pairs` that are.
-async fn measure(lanes: &[Lane], pairs: u32, scale: Scale) -> Report {
-    let mut report = Report::new(lanes.iter().map(|lane| lane.name));
-    for case in Case::ALL {
+async fn measure(lanes: &[Lane], cases: &[Case], pairs: u32, scale: Scale) -> Report {
+    let mut report = Report::new(lanes.iter().map(|lane| lane.name), cases);
+    for &case in cases {
         for lane in lanes {
             lane.run(case, Scale::BRIEF).await;
         }

@@ -4,15 +4,17 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use crate::load::Case;
+use crate::{load::Case, peers};
 
-/// Whose ratios are told.
-const OURS: &str = "supervisors";
+/// Whose ratios are told: as a node has it, and as tasks of one runtime have it.
+const OURS: [&str; 2] = [peers::OURS, peers::OURS_ON_ONE_THREAD];
 
 /// What is held: our time over the other's, by case.
-const BOUNDS: [(Case, &str, f64); 3] = [
-    (Case::Ask { producers: 1 }, "actix", 1.1),
-    (Case::Ask { producers: 8 }, "actix", 1.5),
+const BOUNDS: [(Case, &str, f64); 5] = [
+    (Case::ask(1, false), "actix", 1.1),
+    (Case::ask(1, true), "actix", 1.1),
+    (Case::ask(8, false), "actix", 1.5),
+    (Case::ask(8, true), "actix", 1.5),
     (Case::Restart, "kameo", 1.5),
 ];
 
@@ -87,14 +89,14 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(lanes: impl Iterator<Item = &'static str>) -> Self {
-        let tables = Case::ALL.map(|case| Table {
+    pub fn new(lanes: impl Iterator<Item = &'static str>, cases: &[Case]) -> Self {
+        let tables = cases.iter().map(|&case| Table {
             case,
             rounds_ns: Vec::new(),
         });
         Self {
             lanes: lanes.collect(),
-            tables: tables.into(),
+            tables: tables.collect(),
         }
     }
 
@@ -108,27 +110,29 @@ impl Report {
 
     /// A sample of the round that was begun last.
     pub fn add(&mut self, case: Case, lane: &str, nanoseconds: f64) {
-        let column = self.column(lane);
+        let Some(column) = self.column(lane) else {
+            return;
+        };
         let table = self.tables.iter_mut().find(|table| table.case == case);
         if let Some(round) = table.and_then(|table| table.rounds_ns.last_mut()) {
             round[column] = Some(nanoseconds);
         }
     }
 
-    fn column(&self, lane: &str) -> usize {
-        let found = self.lanes.iter().position(|name| *name == lane);
-        found.expect("a lane of this report")
+    /// `None` for a lane that was not measured.
+    fn column(&self, lane: &str) -> Option<usize> {
+        self.lanes.iter().position(|name| *name == lane)
     }
 
     fn microseconds(&self, table: &Table, lane: &str) -> Option<Figure> {
-        let column = self.column(lane);
+        let column = self.column(lane)?;
         let samples = table.rounds_ns.iter().filter_map(|round| round[column]);
         Figure::of(samples.map(|ns| ns / 1000.0).collect())
     }
 
-    /// Our time over the lane's, round by round.
-    fn ratio(&self, table: &Table, lane: &str) -> Option<Figure> {
-        let (ours, theirs) = (self.column(OURS), self.column(lane));
+    /// The time of `ours` over the lane's, round by round.
+    fn ratio(&self, table: &Table, ours: &str, lane: &str) -> Option<Figure> {
+        let (ours, theirs) = (self.column(ours)?, self.column(lane)?);
         let ratios = table.rounds_ns.iter();
         Figure::of(
             ratios
@@ -161,16 +165,18 @@ impl Report {
     fn write_bounds(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (case, lane, bound) in BOUNDS {
             let table = self.tables.iter().find(|table| table.case == case);
-            if let Some(ratio) = table.and_then(|table| self.ratio(table, lane)) {
-                let verdict = if ratio.median <= bound {
-                    "holds"
-                } else {
-                    "is missed"
-                };
-                writeln!(
-                    f,
-                    "{case}: {ratio:.2} times {lane}, bound {bound} {verdict}"
-                )?;
+            for ours in OURS {
+                if let Some(ratio) = table.and_then(|table| self.ratio(table, ours, lane)) {
+                    let verdict = if ratio.median <= bound {
+                        "holds"
+                    } else {
+                        "is missed"
+                    };
+                    writeln!(
+                        f,
+                        "{case}: {ours} {ratio:.2} times {lane}, bound {bound} {verdict}"
+                    )?;
+                }
             }
         }
         Ok(())
@@ -183,9 +189,11 @@ impl fmt::Display for Report {
         self.write_table(f, "microseconds", |table, lane| {
             self.microseconds(table, lane)
         })?;
-        self.write_table(f, "ours over theirs, in one round", |table, lane| {
-            self.ratio(table, lane).filter(|_| lane != OURS)
-        })?;
+        for ours in OURS.into_iter().filter(|ours| self.column(ours).is_some()) {
+            self.write_table(f, &format!("{ours} over"), |table, lane| {
+                self.ratio(table, ours, lane).filter(|_| lane != ours)
+            })?;
+        }
         self.write_bounds(f)
     }
 }

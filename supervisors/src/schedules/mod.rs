@@ -22,12 +22,13 @@ use shuttle::{
     scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler},
     thread,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::clerk::{Answer, Clerk, Enter, EnterLater, Ledger, Living};
 use crate::{
     CallError, ChildRef, ChildSpec, ExitReason, Generation,
+    admission::Admission,
     control::Control,
     gate::{GateControl, Live},
 };
@@ -134,8 +135,8 @@ impl Run {
         second.control.stop();
         second.ended();
         assert_eq!(
-            live.admission.available_permits(),
-            MAILBOX,
+            live.admission.taken(),
+            0,
             "each place in the mailbox has been given back"
         );
     }
@@ -272,7 +273,7 @@ fn live(generation: u64) -> Live<Clerk> {
     Live {
         generation: Generation(generation),
         parcels: mpsc::unbounded_channel().0,
-        admission: Arc::new(Semaphore::new(MAILBOX)),
+        admission: Admission::new(MAILBOX),
         token: CancellationToken::new(),
     }
 }

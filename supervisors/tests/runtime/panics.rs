@@ -43,6 +43,22 @@ async fn the_same_handle_works_after_a_panic_anywhere() {
 }
 
 #[actix_rt::test]
+async fn who_is_told_of_a_panic_finds_the_gate_shut() {
+    let (tree, child, _) = start_one("a").await;
+    for _ in 0..200 {
+        let told = child.call(Boom(Where::Handler), LONG).await;
+        assert_eq!(told, Err(CallError::Lost));
+        // Refused, or answered by the next generation already.
+        match child.call(Count, LONG).await {
+            Ok(count) => assert_eq!(count, 1, "a new generation answers"),
+            Err(refusal) => assert!(refusal.retry_after().is_some(), "{refusal:?}"),
+        }
+        child.wait_running(LONG).await.expect("it comes back");
+    }
+    tree.stop(LONG).await;
+}
+
+#[actix_rt::test]
 async fn the_exit_carries_the_panics_text() {
     let (tree, child, _) = start_one("a").await;
     let mut events = tree.subscribe();

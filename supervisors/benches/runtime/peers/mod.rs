@@ -10,17 +10,20 @@ use std::{error::Error, thread};
 
 use crate::load::Lane;
 
+pub const OURS: &str = "supervisors";
+pub const OURS_ON_ONE_THREAD: &str = "supervisors, one thread";
+
 /// Starts every peer; they live as long as the process.
 pub async fn start_all() -> Result<Vec<Lane>, Box<dyn Error>> {
     Ok(vec![
-        Lane::supervised("supervisors", supervisors::start().await?),
+        Lane::supervised(OURS, supervisors::start().await?),
         Lane::new("actix", actix::start()),
         Lane::new("actix with deadline", actix::start().with_deadline()),
         Lane::new("tokio", tokio::start()),
         Lane::supervised("ractor", ractor::start().await?),
         Lane::supervised("kameo", kameo::start().await?),
         Lane::supervised(
-            "supervisors, one thread",
+            OURS_ON_ONE_THREAD,
             supervisors::start_on_one_thread().await?,
         ),
     ])
