@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory compare otp-vectors supervisors-long
+.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -124,6 +124,13 @@ supervisors-long: ## a million trees against the plain model, 800,000 schedules 
 
 bench-memory: build venv ## what a second replica costs
 	$(pytest) -s tests/e2e/test_memory.py
+
+bench-runtime: setup ## asks, tells and restarts beside actix, tokio, ractor and kameo (about two minutes; ARGS=--json for the samples)
+	@$(MAKE) -s --no-print-directory cargo-bench-runtime
+
+.PHONY: cargo-bench-runtime
+cargo-bench-runtime:
+	cargo bench -p blyan-supervisors --profile dev --locked --bench runtime -- $(ARGS)
 
 load: build ## a chat load over HTTP, SSE and WebSocket against a node that runs on port 8000
 	$(CARGO_TARGET_DIR)/debug/blyan-loadtests run loadtests/scenarios/chat.toml $(ARGS)
