@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -64,6 +64,9 @@ venv: setup
 	  $(venv)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary=:all: -r tests/requirements.txt; \
 	  touch $(venv)/.ready-$$(sha256sum tests/requirements.txt | cut -c1-16); }
 
+browser: setup
+	@deploy/setup.sh tests
+
 test-rust: build ## unit, property, contract and crash tests of every crate
 	@$(MAKE) -s --no-print-directory cargo-test
 
@@ -76,9 +79,12 @@ cargo-test:
 cargo-examples:
 	cargo build --workspace --examples --locked
 
-test-node: build venv ## whole nodes on the real model: chat, clients, faults, kills, damage
+test-node: build venv browser ## whole nodes on the real model: chat, clients, faults, kills, damage
 	@$(MAKE) -s --no-print-directory cargo-examples
 	$(pytest) tests
+
+screenshots: build venv browser ## make docs/images again, from the web pages of a real node
+	BLYAN_SCREENSHOTS=docs/images $(pytest) tests/e2e/test_tree_page.py
 
 chaos: build venv ## 1,000 panics under load, windows, stuck runs (about three minutes)
 	BLYAN_CHAOS=1000 $(pytest) -s tests/e2e/test_faults.py

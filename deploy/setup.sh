@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Brings a fresh Debian or Ubuntu machine to the point where cargo can build the node: Debian packages,
-# ONNX Runtime and the model. Safe to run again; what is there already is left alone. Prints to stderr only.
+# ONNX Runtime and the model; with the argument `tests` also the browser of the page tests. Safe to run again; what
+# is there already is left alone. Prints to stderr only.
 set -euo pipefail
 exec 1>&2
 
 here=$(cd "$(dirname "$0")" && pwd)
 cache=${BLYAN_CACHE_DIR:-$HOME/.cache/blyan}
 packages=(build-essential pkg-config librocksdb-dev libclang-dev python3 python3-pip python3-venv curl)
+[ "${1:-}" != tests ] || command -v chromium chromium-browser google-chrome >/dev/null || packages+=(chromium fonts-liberation)
 say() { printf '==> %s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*"; exit 1; }
 
@@ -21,6 +23,13 @@ done
 if python3 -c 'import venv, ensurepip, pip' 2>/dev/null; then
   kept=()
   for package in "${missing[@]}"; do case $package in python3*) ;; *) kept+=("$package") ;; esac; done
+  missing=("${kept[@]}")
+fi
+# Ubuntu has Chromium as a snap only.
+if [[ " ${missing[*]} " = *" chromium "* ]] && [ "$(. /etc/os-release && echo "$ID")" = ubuntu ]; then
+  say "there is no chromium here and no Debian package of it: the tests of the web pages are skipped until you install one"
+  kept=()
+  for package in "${missing[@]}"; do case $package in chromium|fonts-liberation) ;; *) kept+=("$package") ;; esac; done
   missing=("${kept[@]}")
 fi
 if [ ${#missing[@]} -gt 0 ]; then

@@ -6,7 +6,7 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::state::EdgeState;
-use super::{admin, chat, docs, error, health, openai, page, reads, ws};
+use super::{admin, chat, docs, error, health, openai, page, reads, snapshots, ws};
 
 /// Adds every route. The layers around them are `security::surround`'s.
 pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
@@ -64,6 +64,11 @@ fn admin_routes(config: &mut ServiceConfig) {
         .service(at("/security/recover_node/{id:.+}").route(web::post().to(admin::recover)))
         .service(at("/security/failover/{id:.+}").route(web::post().to(admin::failover)))
         .service(at("/security/node_status/{id:.+}").route(read().to(admin::node_status)))
+        .service(
+            at("/chain/snapshots")
+                .route(web::post().to(snapshots::make))
+                .route(read().to(snapshots::list)),
+        )
         .service(at("/security/threat_indicators").route(read().to(admin::threat_indicators)))
         .service(at("/security/dashboard").route(read().to(admin::dashboard)))
         .service(at("/security/events").route(read().to(admin::events)));
@@ -71,10 +76,9 @@ fn admin_routes(config: &mut ServiceConfig) {
 
 fn page_routes(config: &mut ServiceConfig) {
     config
-        .service(at("/").route(read().to(page::index)))
-        .service(at("/assets/chat.js").route(read().to(page::script)))
-        .service(at("/assets/chat.css").route(read().to(page::style)))
-        .service(at("/assets/icon.svg").route(read().to(page::icon)))
+        .service(at("/").route(read().to(page::chat)))
+        .service(at("/tree").route(read().to(page::tree)))
+        .service(at("/assets/{name}").route(read().to(page::asset)))
         .service(at("/openapi.json").route(read().to(docs::openapi)))
         .service(web::redirect("/docs", "/docs/"))
         .service(

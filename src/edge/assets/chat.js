@@ -1,4 +1,4 @@
-"use strict";
+import { readEvents } from "./sse.js";
 
 const $ = (id) => document.getElementById(id);
 const conversation = [];
@@ -94,6 +94,7 @@ class Answer {
   end(whole) {
     this.ended = true;
     this.turn.classList.remove("running");
+    this.turn.removeAttribute("aria-busy");
     if (this.text) conversation.push({ role: "assistant", content: this.text });
     else if (!whole) conversation.pop();
     running = null;
@@ -110,34 +111,12 @@ async function overSse(body, answer) {
       method: "POST", headers: headers(), body: JSON.stringify(body), signal: abort.signal,
     });
     if (!response.ok) return answer.failed((await response.json()).error);
-    await readEvents(response.body, answer);
+    await readEvents(response.body, (name, data) => answer.event(name, data));
     if (!answer.ended) answer.failed({ message: "The connection ended before the answer." });
   } catch (fault) {
     const message = abort.signal.aborted ? "Cancelled." : `The node was not reached: ${fault.message}.`;
     if (!answer.ended) answer.failed({ message });
   }
-}
-
-async function readEvents(stream, answer) {
-  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    blocks.forEach((block) => readEvent(block, answer));
-  }
-}
-
-function readEvent(block, answer) {
-  let name = null;
-  let data = "";
-  for (const line of block.split("\n")) {
-    if (line.startsWith("event: ")) name = line.slice(7);
-    else if (line.startsWith("data: ")) data += line.slice(6);
-  }
-  if (name) answer.event(name, JSON.parse(data));
 }
 
 function overWebSocket(body, answer) {
@@ -165,6 +144,8 @@ function ask(prompt) {
   conversation.push({ role: "user", content: prompt });
   addTurn("user", prompt);
   const turn = addTurn("assistant running", "");
+  // Read aloud when it is whole, not token by token.
+  turn.setAttribute("aria-busy", "true");
   running = new Answer(turn);
   buttons();
   const body = {
@@ -225,6 +206,8 @@ async function showHealth() {
   $("health").textContent = status;
 }
 
+// On a small screen the conversation needs the room.
+$("settings").open = matchMedia("(min-width: 46rem) and (min-height: 46rem)").matches;
 showModel().catch(() => { $("model").textContent = "the model is not there yet"; });
 showHealth();
 setInterval(showHealth, 5000);
