@@ -236,17 +236,15 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
         M::Result: Send,
     {
         step();
-        let place = live.admission.enter();
-        let place = place.ok_or(CallError::Full { retry_after: SOON })?;
-        let letter = Letter {
-            message,
-            reply,
-            place,
-        };
+        if !live.admission.enter() {
+            return Err(CallError::Full { retry_after: SOON });
+        }
+        let letter = Letter { message, reply };
         step();
-        live.parcels
-            .send(Box::new(letter))
-            .map_err(|_| self.refusal())
+        live.parcels.send(Box::new(letter)).map_err(|_| {
+            live.admission.leave();
+            self.refusal()
+        })
     }
 }
 

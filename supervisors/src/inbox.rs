@@ -1,4 +1,4 @@
-//! The mailbox: parcels that carry a message, its answer's way back and its place in the admission bound.
+//! The mailbox: parcels that carry a message and its answer's way back, each admitted before it was sent.
 //!
 //! actix's own mailbox is not used for calls: its capacity counts senders, not messages.
 
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     ExitReason, Generation,
-    admission::Place,
+    admission::Admission,
     control::Control,
     gate::{Gate, GateControl},
     sync::step,
@@ -29,6 +29,7 @@ pub(crate) struct Desk<A: Actor> {
     pub(crate) control: Arc<Control>,
     pub(crate) gate: Arc<Gate<A>>,
     pub(crate) generation: Generation,
+    pub(crate) admission: Arc<Admission>,
 }
 
 /// Shuts the gate when a handler panics, before the unwinding drops the way back of its answer: what that caller sends
@@ -49,12 +50,11 @@ pub(crate) trait Parcel<A: Actor> {
     fn open(self: Box<Self>, actor: &mut A, ctx: &mut A::Context, desk: &Desk<A>);
 }
 
-/// A message on its way. Its place is given back when the answer is there, not when handling begins.
+/// A message on its way. It counts as admitted until the answer is there, not until handling begins.
 pub(crate) struct Letter<M: Message> {
     pub(crate) message: M,
     /// `None` for a message whose sender wants no answer.
     pub(crate) reply: Option<oneshot::Sender<M::Result>>,
-    pub(crate) place: Place,
 }
 
 impl<A, M> Parcel<A> for Letter<M>
@@ -63,11 +63,8 @@ where
     M: Message,
 {
     fn open(self: Box<Self>, actor: &mut A, ctx: &mut Context<A>, desk: &Desk<A>) {
-        let Self {
-            message,
-            reply,
-            place,
-        } = *self;
+        let Self { message, reply } = *self;
+        let place = desk.admission.place();
         if reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
             return;
         }
@@ -130,5 +127,16 @@ impl<A: Actor<Context = Context<A>>> ActorFuture<A> for Inbox<A> {
             }
         }
         Poll::Pending
+    }
+}
+
+impl<A: Actor> Drop for Inbox<A> {
+    /// What was not handled was admitted too.
+    fn drop(&mut self) {
+        self.parcels.close();
+        while let Ok(parcel) = self.parcels.try_recv() {
+            let _place = self.desk.admission.place();
+            drop(parcel);
+        }
     }
 }

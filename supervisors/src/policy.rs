@@ -142,3 +142,44 @@ pub enum Placement {
     /// The thread that the tree was started on. It cannot be abandoned, so a stuck child is not found.
     Local,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const BACKOFF: Backoff = Backoff {
+        initial: SECOND,
+        max: Duration::from_secs(3),
+        jitter_percent: 50,
+    };
+
+    #[test]
+    fn jitter_reaches_its_share_of_the_pause_and_no_further() {
+        let lengthened = |draw| BACKOFF.jittered(2, draw);
+        assert_eq!(lengthened(0), 2 * SECOND);
+        assert_eq!(lengthened(25_000), 2 * SECOND + SECOND / 2);
+        assert_eq!(lengthened(50_000), 3 * SECOND);
+        assert_eq!(lengthened(50_001), 2 * SECOND, "the draws wrap around");
+    }
+
+    #[test]
+    fn the_longest_pauses_add_up_to_the_longest_total() {
+        for restarts in [0, 1, 2, 3, 10, 63, 64, 65, 100] {
+            let longest = |nth| BACKOFF.jittered(nth, 50_000).as_secs_f64();
+            let sum: f64 = (0..restarts).map(longest).sum();
+            let total = BACKOFF.longest_total(restarts).as_secs_f64();
+            assert!((total - sum).abs() < 1e-6, "{restarts}: {total} {sum}");
+        }
+    }
+
+    #[test]
+    fn a_total_beyond_all_durations_is_the_longest_of_them() {
+        let endless = Backoff {
+            initial: Duration::MAX,
+            max: Duration::MAX,
+            jitter_percent: 50,
+        };
+        assert_eq!(endless.longest_total(u32::MAX), Duration::MAX);
+    }
+}

@@ -181,6 +181,7 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
     /// The actor with a fresh context and a fresh mailbox.
     fn furnish(&self, actor: A) -> Stage<A> {
         let (sender, parcels) = mpsc::unbounded_channel();
+        let admission = Admission::new(self.mailbox_len_max);
         let mut ctx = Context::new();
         ctx.spawn(Inbox {
             parcels,
@@ -188,12 +189,13 @@ impl<A: Actor<Context = Context<A>>> Runner<A> {
                 control: Arc::clone(&self.control),
                 gate: Arc::clone(&self.gate),
                 generation: self.guard.generation,
+                admission: Arc::clone(&admission),
             },
         });
         let live = Live {
             generation: self.guard.generation,
             parcels: sender,
-            admission: Admission::new(self.mailbox_len_max),
+            admission,
             token: self.control.token().clone(),
         };
         Stage::Built(Box::new(ctx.into_future(actor)), Some(live))

@@ -19,15 +19,16 @@ impl Core {
         {}
     }
 
+    /// True when it has moved a child, which may be a supervisor with moves of its own to make.
     fn reconcile(&mut self, supervisor: Ix, now: Duration) -> bool {
-        let node = &self.nodes[supervisor];
-        if !node.is_supervisor() || !node.phase.is_up() || self.ended {
+        if !self.is_supervisor(supervisor) {
             return false;
         }
-        self.lower(supervisor, now)
-            | self.raise(supervisor, now)
-            | self.detach_removed(supervisor)
-            | self.conclude(supervisor, now)
+        // First, since a quarantined child that is gone holds no sibling down any longer.
+        self.detach_removed(supervisor);
+        let moved = self.lower(supervisor, now) | self.raise(supervisor, now);
+        self.conclude(supervisor, now);
+        moved
     }
 
     fn strategy(&self, supervisor: Ix) -> Strategy {
@@ -179,17 +180,14 @@ impl Core {
         }
     }
 
-    fn detach_removed(&mut self, supervisor: Ix) -> bool {
-        let nodes = &self.nodes;
-        let stays = |&child: &Ix| !nodes[child].removed || nodes[child].phase.is_up();
-        let (kept, gone): (Vec<Ix>, Vec<Ix>) =
-            nodes[supervisor].children.iter().partition(|ix| stays(ix));
-        self.nodes[supervisor].children = kept;
-        !gone.is_empty()
+    fn detach_removed(&mut self, supervisor: Ix) {
+        let mut children = std::mem::take(&mut self.nodes[supervisor].children);
+        children.retain(|&child| !self.is_gone(child));
+        self.nodes[supervisor].children = children;
     }
 
-    /// Notices that a supervisor has come up, or has gone down.
-    fn conclude(&mut self, supervisor: Ix, now: Duration) -> bool {
+    /// Notices that a supervisor has come up, or has gone down. What follows is up to its parent, whose turn is later.
+    fn conclude(&mut self, supervisor: Ix, now: Duration) {
         let node = &self.nodes[supervisor];
         let children = &node.children;
         match &node.phase {
@@ -198,23 +196,18 @@ impl Core {
                     matches!(self.nodes[child].phase, Phase::Running)
                         || !self.may_run(supervisor, child)
                 };
-                let up = children.iter().all(settled);
-                if up {
+                if children.iter().all(settled) {
                     self.mark_running(supervisor, now);
                 }
-                up
             }
             Phase::Stopping { verdict, .. } => {
-                let down = !children
-                    .iter()
-                    .any(|&child| self.nodes[child].phase.is_up());
-                if down {
+                let is_up = |&child: &Ix| self.nodes[child].phase.is_up();
+                if !children.iter().any(is_up) {
                     let reason = verdict.clone().unwrap_or(ExitReason::Shutdown);
                     self.on_exit(supervisor, reason, now);
                 }
-                down
             }
-            _ => false,
+            _ => {}
         }
     }
 

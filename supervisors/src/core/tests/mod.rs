@@ -2,10 +2,13 @@
 
 mod differences;
 mod model;
+mod orders;
 mod otp;
 mod plain;
 mod policies;
 mod random;
+mod starting;
 mod stopping;
 mod table;
+mod telling;
 mod world;

@@ -181,7 +181,7 @@ fn a_child_without_quarantine_fills_the_supervisors_window() {
 }
 
 /// node: a, inner (b, c), d; the inner supervisor grants one restart.
-fn nested() -> World {
+pub(super) fn nested() -> World {
     let mut core = Core::new("node", Strategy::RestForOne, Window::SUPERVISOR, settings());
     core.add_worker(0, "a", rules(Restart::Permanent));
     let window = Window::new(1, 60 * SECOND);
@@ -250,9 +250,11 @@ fn an_escalation_is_an_exit_of_the_supervisor_and_its_parents_strategy_applies()
 #[test]
 fn a_supervisor_that_escalates_too_often_is_quarantined_whole() {
     let mut world = nested().booted();
-    while world.state("inner") != ChildState::Quarantined {
+    // Its start and three restarts, each of which ends at the second panic.
+    for _ in 0..2 * 4 {
         world.panics("inner/b");
     }
+    assert_eq!(world.state("inner"), ChildState::Quarantined);
     assert_eq!(
         world.tree().find("inner").map(|inner| inner.generation.0),
         Some(4)

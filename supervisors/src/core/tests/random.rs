@@ -4,8 +4,8 @@ use proptest::{prelude::*, strategy::Strategy as _};
 
 use super::world::{SECOND, World, settings};
 use crate::{
-    Backoff, ChildState, ExitReason, Restart, Strategy, TreeExit, Window,
-    core::{Command, Core, Event, Ix},
+    Backoff, ChildState, ExitReason, Generation, Restart, Strategy, TreeExit, Window,
+    core::{Command, Core, Event, Ix, node::Phase},
     spec::Rules,
 };
 
@@ -160,6 +160,21 @@ fn check_rest(world: &World, nodes: usize) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Callers have been told what is, whichever events led there.
+fn check_told(world: &World) -> Result<(), TestCaseError> {
+    for (ix, node) in world.core.nodes.iter().enumerate() {
+        let retry_at = match node.phase {
+            Phase::BackingOff { until } => Some(until),
+            _ => None,
+        };
+        let is = (node.phase.state(), node.generation, retry_at);
+        let nothing_yet = (ChildState::Stopped, Generation(0), None);
+        let told = world.told.get(&ix).copied().unwrap_or(nothing_yet);
+        prop_assert_eq!(told, is, "{}", node.path);
+    }
+    Ok(())
+}
+
 /// A supervisor that is down has no child that runs.
 fn check_groups(node: &crate::TreeNode) -> Result<(), TestCaseError> {
     let up = |state| {
@@ -228,6 +243,7 @@ proptest! {
             }
             apply(&mut world, nodes, step);
             check_groups(&world.tree())?;
+            check_told(&world)?;
             prop_assert!(world.core.next_deadline().is_none_or(|at| at > world.now));
         }
         while world.delivers(0) {}

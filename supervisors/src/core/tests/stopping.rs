@@ -140,3 +140,46 @@ fn a_lost_thread_restarts_without_blame() {
     assert_eq!(world.take_log(), ["stop c 1", "start b 2", "start c 2"]);
     assert_eq!(world.tree().restarts_in_window, 0);
 }
+
+#[test]
+fn a_temporary_child_is_not_brought_back_when_its_thread_is_lost() {
+    let mut world = three(Strategy::OneForOne, rules(Restart::Temporary));
+    let node = world.ix("b");
+    let generation = world.alive.remove(&node).expect("it is alive");
+    world.happens(Event::ThreadLost { node, generation });
+    assert_eq!(world.take_log(), Vec::<String>::new());
+    assert_eq!(world.state("b"), ChildState::Stopped);
+}
+
+#[test]
+fn when_the_time_to_stop_is_over_the_workers_that_are_left_are_given_up_and_named() {
+    let patient = Rules {
+        shutdown: Shutdown::Infinity,
+        ..rules(Restart::Permanent)
+    };
+    let mut core = Core::new("node", Strategy::OneForOne, Window::SUPERVISOR, settings());
+    core.add_worker(0, "a", patient.clone());
+    let group = rules(Restart::Permanent);
+    let inner = core.add_supervisor(0, "inner", group, Strategy::OneForOne, Window::SUPERVISOR);
+    let deaf = core.add_worker(inner, "b", patient.clone());
+    core.add_worker(inner, "c", patient);
+    let mut world = World::new(core).booted();
+    world.deaf.insert(deaf);
+    world.command(Command::Stop).expect("it can be stopped");
+    assert_eq!(world.take_log(), ["stop inner/c 1", "stop inner/b 1"]);
+    let generation = world.alive[&deaf];
+    world.happens(Event::StopOverrun);
+    assert_eq!(world.take_log(), ["abandon a 1", "abandon inner/b 1"]);
+    let left = vec!["a".to_owned(), "inner/b".to_owned()];
+    assert_eq!(world.exit, Some(TreeExit::StopOverrun { left }));
+    let back = Event::Exited {
+        node: deaf,
+        generation,
+        reason: ExitReason::Shutdown,
+    };
+    assert_eq!(
+        world.core.decide(back, world.now),
+        [],
+        "a tree that has ended decides nothing"
+    );
+}

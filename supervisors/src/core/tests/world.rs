@@ -13,6 +13,8 @@ use crate::{
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
+/// Far more than any test's tree needs to come to rest.
+const EVENTS_MAX: usize = 10_000;
 
 pub(super) fn settings() -> Settings {
     Settings {
@@ -38,6 +40,8 @@ pub(super) struct World {
     pub(super) log: Vec<String>,
     pub(super) events: Vec<TreeEvent>,
     pub(super) exit: Option<TreeExit>,
+    /// What the callers of each node have been told last: its state, generation and the end of its back-off.
+    pub(super) told: BTreeMap<Ix, (ChildState, Generation, Option<Duration>)>,
     /// Generations that exist.
     pub(super) alive: BTreeMap<Ix, Generation>,
     /// Children that do nothing when told to start, stop or be gone.
@@ -57,6 +61,7 @@ impl World {
             log: Vec::new(),
             events: Vec::new(),
             exit: None,
+            told: BTreeMap::new(),
             alive: BTreeMap::new(),
             deaf: BTreeSet::new(),
             slow: false,
@@ -87,7 +92,10 @@ impl World {
     }
 
     fn work_off(&mut self) {
+        let mut left = EVENTS_MAX;
         while let Some(event) = self.inbox.pop_front() {
+            assert!(left > 0, "the tree does not come to rest");
+            left -= 1;
             let effects = self.core.decide(event, self.now);
             self.carry_out(effects);
         }
@@ -126,7 +134,13 @@ impl World {
                     self.note("abandon", node, generation);
                     self.alive.remove(&node);
                 }
-                Effect::Show { .. } | Effect::Shut { .. } => {}
+                Effect::Show {
+                    node,
+                    state,
+                    generation,
+                    retry_at,
+                } => drop(self.told.insert(node, (state, generation, retry_at))),
+                Effect::Shut { .. } => {}
                 Effect::Tell(event) => self.hear(event),
                 Effect::End(exit) => {
                     assert_eq!(self.exit.replace(exit), None, "a tree ends once");
