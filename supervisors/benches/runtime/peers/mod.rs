@@ -10,7 +10,9 @@ use std::{error::Error, thread};
 
 use crate::load::Lane;
 
+/// As a node has it.
 pub const OURS: &str = "supervisors";
+/// As tasks of one runtime have it.
 pub const OURS_ON_ONE_THREAD: &str = "supervisors, one thread";
 
 /// Starts every peer; they live as long as the process.
