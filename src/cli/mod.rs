@@ -2,13 +2,16 @@
 
 mod audit;
 mod bench;
+mod export;
 mod fit;
 mod generate;
 mod import;
 mod model;
 mod node;
+mod node_api;
 mod progress;
 mod receipts;
+mod snapshot;
 mod tree;
 mod verify;
 
@@ -65,6 +68,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Check every stored byte; exit 0, or name the first fault and exit 1
     Verify(verify::VerifyArgs),
+    /// Write the chain as plain files, which tests/vectors/check.py verifies; also beside a running node
+    Export(export::ExportArgs),
     /// What is on the chain
     #[command(subcommand)]
     Model(ModelCommand),
@@ -75,6 +80,9 @@ enum Command {
     Bench(bench::BenchCommand),
     /// List the receipts of ended requests
     Receipts(receipts::ReceiptsArgs),
+    /// Consistent copies of the store, and the way back to one
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// The supervision tree of a running node
     Tree(tree::TreeArgs),
     /// The log of what was decided about components, by whom and why
@@ -120,10 +128,12 @@ impl Command {
             Self::Fit(args) => fit::run(config, &args)?,
             Self::Import(args) => import::run(config, &args, &faults)?,
             Self::Verify(args) => verify::run(config, &args)?,
+            Self::Export(args) => export::run(config, &args)?,
             Self::Model(ModelCommand::Info(args)) => model::info(config, &args)?,
             Self::Generate(args) => generate::run(config, &args)?,
             Self::Bench(command) => bench::run(config, &command)?,
             Self::Receipts(args) => receipts::run(config, &args)?,
+            Self::Snapshot(command) => command.run(config)?,
             Self::Tree(args) => tree::run(config, &args)?,
             Self::Audit(command) => return command.run(config),
         }

@@ -1,17 +1,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use awc::Client;
+use anyhow::{Context, Result};
+use awc::http::Method;
 use blyan_supervisors::TreeNode;
 use clap::Args;
 
+use super::node_api::NodeApi;
 use crate::config::Config;
-use crate::edge::admin_key;
 
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of an answer, at most.
-const BODY_BYTES_MAX: usize = 1 << 20;
 const WATCH: Duration = Duration::from_secs(1);
 /// To the upper left, and everything below it away.
 const CLEAR: &str = "\x1b[H\x1b[J";
@@ -31,16 +28,11 @@ pub struct TreeArgs {
 }
 
 pub fn run(config: &Config, args: &TreeArgs) -> Result<()> {
-    let url = match &args.url {
-        Some(url) => url.trim_end_matches('/').to_owned(),
-        None => format!("http://{}", config.node.listen),
-    };
     // Texts of panics are for admins; whoever cannot read the key sees the rest.
-    let key = admin_key(&config.node.data_dir());
+    let api = NodeApi::new(config, args.url.as_deref());
     actix_rt::System::new().block_on(async {
-        let client = Client::builder().timeout(TIMEOUT).finish();
         loop {
-            let body = fetch(&client, &url, key.as_deref()).await?;
+            let body = api.ask(Method::GET, "/supervision/tree").await?;
             let tree: TreeNode = serde_json::from_slice(&body).context("the node's answer")?;
             if args.json {
                 println!("{}", serde_json::to_string_pretty(&tree)?);
@@ -54,21 +46,6 @@ pub fn run(config: &Config, args: &TreeArgs) -> Result<()> {
             tokio::time::sleep(WATCH).await;
         }
     })
-}
-
-async fn fetch(client: &Client, url: &str, key: Option<&str>) -> Result<Vec<u8>> {
-    let mut request = client.get(format!("{url}/supervision/tree"));
-    if let Some(key) = key {
-        request = request.insert_header(("x-api-key", key));
-    }
-    let reply = request.send().await;
-    let mut reply = reply.map_err(|why| anyhow!("no node answers at {url}: {why}"))?;
-    let body = reply.body().limit(BODY_BYTES_MAX).await;
-    let body = body.map_err(|why| anyhow!("the answer of {url}: {why}"))?;
-    if !reply.status().is_success() {
-        return Err(anyhow!("{url} answers {}", reply.status()));
-    }
-    Ok(body.to_vec())
 }
 
 /// A line for each node, its children below it.

@@ -5,8 +5,8 @@ mod sections;
 
 pub use layers::{ConfigError, Overrides, Sources};
 pub use sections::{
-    AlertsConfig, ChatConfig, Config, EdgeConfig, ModelConfig, NodeConfig, PricingConfig, RuntimeConfig,
-    SupervisionConfig,
+    AlertsConfig, ChatConfig, Config, EdgeConfig, ModelConfig, NodeConfig, PricingConfig,
+    RuntimeConfig, SupervisionConfig,
 };
 
 /// The defaults, with every key and its meaning.

@@ -228,7 +228,7 @@ impl Watch {
 }
 
 /// Who asks, if it is an admin; otherwise the try is reported.
-fn admin(state: &EdgeState, request: &HttpRequest) -> Result<String, PublicError> {
+pub fn admin(state: &EdgeState, request: &HttpRequest) -> Result<String, PublicError> {
     let from = request
         .peer_addr()
         .map_or_else(|| "unknown".to_owned(), |peer| peer.ip().to_string());

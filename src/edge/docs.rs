@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
-use super::{admin, chat, error, health, openai, reads, stream, ws};
+use super::{admin, chat, error, health, openai, reads, snapshots, stream, ws};
 
 /// Every endpoint of the edge.
 #[derive(OpenApi)]
@@ -39,6 +39,8 @@ use super::{admin, chat, error, health, openai, reads, stream, ws};
         admin::threat_indicators,
         admin::dashboard,
         admin::events,
+        snapshots::make,
+        snapshots::list,
     ),
     components(schemas(
         error::ErrorBody,

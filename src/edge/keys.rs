@@ -39,7 +39,9 @@ pub enum KeyError {
         origin: String,
     },
     /// A line of the admins' file that is not a name and a hash.
-    #[error("{0}: a line is the admin's name, a space, and the 64 hex digits of the key's SHA-256; each name once, and not {OWNER}")]
+    #[error(
+        "{0}: a line is the admin's name, a space, and the 64 hex digits of the key's SHA-256; each name once, and not {OWNER}"
+    )]
     NotAnAdmin(String),
     /// A file that names no key: nobody could chat.
     #[error("the key file {0} holds no key")]

@@ -18,6 +18,7 @@ mod reads;
 pub mod replies;
 mod security;
 mod server;
+mod snapshots;
 mod sse;
 mod state;
 mod stream;

@@ -7,7 +7,7 @@ use blyan_protocol::{BoxFuture, ChatEvent, ChatRequest, ModelId, PublicError};
 use blyan_supervisors::TreeNode;
 use tokio::sync::mpsc;
 
-use super::replies::{BlockReply, ChainHead, ExpertStats, Health, IntegrityStatus};
+use super::replies::{BlockReply, ChainHead, ExpertStats, Health, IntegrityStatus, SnapshotReply};
 
 /// The model that answers.
 #[derive(Clone, Debug)]
@@ -48,6 +48,10 @@ pub trait NodePort: Send + Sync {
         chain: ChainId,
         hash: BlockHash,
     ) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>>;
+    /// Makes a snapshot of the store.
+    fn make_snapshot(&self) -> BoxFuture<'_, Result<SnapshotReply, PublicError>>;
+    /// The snapshots, oldest first.
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotReply>, PublicError>>;
     /// The hash of the network's first block.
     fn genesis_hash(&self) -> BoxFuture<'_, Result<BlockHash, PublicError>>;
     /// The experts that computed the most tokens, most first.

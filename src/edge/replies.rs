@@ -27,6 +27,27 @@ impl From<protocol::Usage> for Usage {
     }
 }
 
+/// A snapshot of the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotReply {
+    /// Names it.
+    pub id: String,
+    /// ms since 1970-01-01 UTC.
+    pub created_ms: u64,
+    /// Hash of the network's first block.
+    pub genesis: String,
+    /// Blocks of all chains.
+    pub blocks: u64,
+    /// Receipts.
+    pub receipts: u64,
+    /// Payload files.
+    pub payloads: u64,
+    /// Their bytes.
+    pub payload_bytes: u64,
+    /// Merkle root over its records, in hex.
+    pub root: String,
+}
+
 /// What the experts did for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Experts {

@@ -9,6 +9,7 @@ mod node;
 mod port;
 mod security;
 mod serving;
+mod snapshots;
 mod tree;
 
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
@@ -17,3 +18,4 @@ pub use home::{Home, ImportSource, NODE_KEY_FILE, now_ms};
 pub use local::{LocalModel, ReadOnlySource};
 pub use node::{NodeEnd, RunningNode, StopSignals};
 pub use security::anchors;
+pub use snapshots::reply as snapshot_reply;

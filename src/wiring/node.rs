@@ -21,6 +21,7 @@ use super::home::Home;
 use super::port::Port;
 use super::security;
 use super::serving::{self, ServeError};
+use super::snapshots;
 use super::tree::{self, ROOT};
 use crate::config::Config;
 use crate::edge::{
@@ -229,6 +230,10 @@ impl RunningNode {
     /// ONNX Runtime cannot be used.
     pub async fn run(self, stop: &mut StopSignals) -> Result<NodeEnd> {
         actix_rt::spawn(announce(Arc::clone(&self.port), self.url.clone()));
+        if let Some(every) = self.config.chain.snapshot_every() {
+            let (store, closing) = (Arc::clone(&self.store), self.stopping.closing.clone());
+            actix_rt::spawn(snapshots::keep_making(store, every, closing));
+        }
         let serve_for_good = async {
             self.begin_serving().await?;
             std::future::pending().await
@@ -272,7 +277,11 @@ impl RunningNode {
     /// Closes the database, unless a thread that is stuck still holds it.
     async fn close(self) {
         let Self {
-            store, port, edge, alerts, ..
+            store,
+            port,
+            edge,
+            alerts,
+            ..
         } = self;
         drop((port, edge));
         alerts.close().await;
@@ -330,7 +339,15 @@ async fn start_storage(
         .wait_running(STORAGE_START)
         .await
         .context("the chain did not come up")?;
-    let port = Arc::new(Port::new(config, handle, cache, tree, model, served));
+    let port = Arc::new(Port::new(
+        config,
+        handle,
+        Arc::clone(store),
+        cache,
+        tree,
+        model,
+        served,
+    ));
     security::watch(&parts, &port, &security);
     Ok((port, security))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use blyan_chain::{ChainError, ChainHandle};
+use blyan_chain::{ChainError, ChainHandle, RocksStore};
 use blyan_expert_cache::{CorruptPayload, ExpertCacheHandle};
 use blyan_formats::{BlockHash, ChainId, TensorName};
 use blyan_inference::actor::InferenceActor;
@@ -15,10 +15,12 @@ use blyan_protocol::{
 };
 use blyan_supervisors::{ChildRef, ChildState, NodeKind, TreeHandle, TreeNode};
 
+use super::snapshots;
 use super::tree::REPLICAS;
 use crate::config::Config;
 use crate::edge::replies::{
     BlockReply, ChainHead, CorruptBlock, ExpertStats, Health, HealthStatus, IntegrityStatus,
+    SnapshotReply,
 };
 use crate::edge::{Answer, NodePort, ServedModel};
 
@@ -29,6 +31,8 @@ const STARTING_RETRY_MS: u64 = 1000;
 pub struct Port {
     /// The chain.
     pub chain: ChainHandle,
+    /// The chain's files.
+    pub store: Arc<RocksStore>,
     /// The cache.
     pub cache: ExpertCacheHandle,
     /// The replicas' handle, once there is an engine.
@@ -49,6 +53,7 @@ impl Port {
     pub fn new(
         config: &Config,
         chain: ChainHandle,
+        store: Arc<RocksStore>,
         cache: ExpertCacheHandle,
         tree: TreeHandle,
         model: Arc<ModelDescription>,
@@ -56,6 +61,7 @@ impl Port {
     ) -> Self {
         Self {
             chain,
+            store,
             cache,
             inference: OnceLock::new(),
             tree,
@@ -242,6 +248,14 @@ impl NodePort for Port {
                 commit: json(&stored.commit)?,
             }))
         })
+    }
+
+    fn make_snapshot(&self) -> BoxFuture<'_, Result<SnapshotReply, PublicError>> {
+        Box::pin(async move { Ok(snapshots::make(&self.store).await?) })
+    }
+
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotReply>, PublicError>> {
+        Box::pin(async move { Ok(snapshots::all(&self.store).await?) })
     }
 
     fn genesis_hash(&self) -> BoxFuture<'_, Result<BlockHash, PublicError>> {

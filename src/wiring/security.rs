@@ -14,8 +14,8 @@ use blyan_formats::{AuditAnchorBody, BlockType, ChainId, NodeKey, PublicKey, Ten
 use blyan_protocol::BoxFuture;
 use blyan_security::audit::{AUDIT_DIR, Anchor, AuditOptions, RealDisk};
 use blyan_security::{
-    AnchorSink, Component, Components, NODE, PortError, Ports, Report,
-    SecurityHandle, SecurityOrchestrator,
+    AnchorSink, Component, Components, NODE, PortError, Ports, Report, SecurityHandle,
+    SecurityOrchestrator,
 };
 use blyan_supervisors::{ChildSpec, ChildState, Generation, NodeKind, TreeHandle, TreeNode};
 use tokio::sync::broadcast::error::RecvError;

@@ -58,12 +58,18 @@ class Admin:
 
 
 def disturbed_decisions(begin, store, rng, number, under=()):
-    """Orders, a kill in the midst of them, and what a node on the same store says then; the numbers of acknowledged and of
-    unanswered orders, and of those that the failing disk refused."""
-    node = begin(store, under=under)
-    admins = [Admin(node, path, number) for path in PLACES]
-    time.sleep(0.2 + rng.random())
-    node.kill()
+    """Orders, a kill in the midst of them, and what a node on the same store says then. Returns the numbers of acknowledged and of
+    other orders, and whether the node refused to start."""
+    admins = []
+    try:
+        node = begin(store, under=under)
+    except AssertionError as refused:
+        # A sync failed before anything was served.
+        assert under and "could not be made durable" in str(refused), refused
+    else:
+        admins = [Admin(node, path, number) for path in PLACES]
+        time.sleep(0.2 + rng.random())
+        node.kill()
     for admin in admins:
         admin.end()
     run("audit", "verify", data_dir=store)
@@ -78,10 +84,12 @@ def disturbed_decisions(begin, store, rng, number, under=()):
         # What the orchestrator holds is how it is.
         out = again.tree()[admin.path]["state"] == "quarantined"
         assert out == (held == "quarantined"), (admin.path, held)
-        assert order(again, "recover_node", admin.path).status_code == 200
+    for path in PLACES:
+        assert order(again, "recover_node", path).status_code == 200
     assert "Paris" in again.chat().json()["text"]
     assert again.stop() == 0
-    return sum(len(admin.acknowledged) for admin in admins), sum(admin.unanswered for admin in admins)
+    acknowledged, unanswered = (len(admin.acknowledged) for admin in admins), (admin.unanswered for admin in admins)
+    return sum(acknowledged), sum(unanswered), not admins
 
 
 def rng_of_the_run():
@@ -94,7 +102,7 @@ def test_kills_lose_no_acknowledged_decision(start, store):
     rng, counts = rng_of_the_run(), []
     for number in range(KILLS):
         counts.append(disturbed_decisions(start, store, rng, number))
-    acknowledged, open_orders = map(sum, zip(*counts))
+    acknowledged, open_orders, _ = map(sum, zip(*counts))
     assert acknowledged > KILLS
     print(f"{KILLS} kills -9: {acknowledged} acknowledged decisions, each there; {open_orders} that nobody answered")
 
@@ -108,8 +116,10 @@ def test_failing_syncs_lose_no_acknowledged_decision(start, store):
         under = ["strace", "-f", "-qq", "--seccomp-bpf", "-o", "/dev/null", "-e", "trace=fsync,fdatasync",
                  "-e", f"inject=fsync,fdatasync:error=EIO:when={nth}+"]
         counts.append(disturbed_decisions(start, store, rng, number, under))
-    acknowledged, refused = map(sum, zip(*counts))
-    print(f"{KILLS} runs with failing syncs: {acknowledged} acknowledged decisions, each there; {refused} refused or open")
+    acknowledged, refused, not_started = map(sum, zip(*counts))
+    assert acknowledged > 0
+    print(f"{KILLS} runs with failing syncs: {acknowledged} acknowledged decisions, each there; {refused} refused or open; "
+          f"{not_started} starts refused")
 
 
 def test_after_a_segfault_a_restart_serves_again(start, store):

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blyan::edge::replies::{
-    BlockReply, ChainHead, ExpertStats, Health, HealthStatus, IntegrityStatus,
+    BlockReply, ChainHead, ExpertStats, Health, HealthStatus, IntegrityStatus, SnapshotReply,
 };
 use blyan::edge::{Answer, NodePort, ServedModel};
 use blyan_formats::{BlockHash, ChainId, TensorName};
@@ -238,6 +238,25 @@ impl NodePort for Script {
         _: BlockHash,
     ) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn make_snapshot(&self) -> BoxFuture<'_, Result<SnapshotReply, PublicError>> {
+        Box::pin(async {
+            Ok(SnapshotReply {
+                id: "1-0".into(),
+                created_ms: 1,
+                genesis: String::new(),
+                blocks: 1,
+                receipts: 0,
+                payloads: 0,
+                payload_bytes: 0,
+                root: String::new(),
+            })
+        })
+    }
+
+    fn snapshots(&self) -> BoxFuture<'_, Result<Vec<SnapshotReply>, PublicError>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     fn genesis_hash(&self) -> BoxFuture<'_, Result<BlockHash, PublicError>> {

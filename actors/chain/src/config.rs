@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use blyan_formats::BlockHash;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +19,8 @@ pub struct ChainConfig {
     pub mailbox_len_max: usize,
     /// Threads that verify payload files in `blyan verify`.
     pub verify_threads: usize,
+    /// How often a running node makes a snapshot; 0 is never.
+    pub snapshot_every_ms: u64,
 }
 
 impl Default for ChainConfig {
@@ -27,11 +31,17 @@ impl Default for ChainConfig {
             reply_timeout_ms: 2_000,
             mailbox_len_max: 1_024,
             verify_threads: 2,
+            snapshot_every_ms: 3_600_000,
         }
     }
 }
 
 impl ChainConfig {
+    /// Between two snapshots of a running node; `None` where none is wanted.
+    pub fn snapshot_every(&self) -> Option<Duration> {
+        (self.snapshot_every_ms > 0).then(|| Duration::from_millis(self.snapshot_every_ms))
+    }
+
     /// Refuses values with which the chain could not work.
     ///
     /// # Errors

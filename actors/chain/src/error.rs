@@ -46,6 +46,9 @@ pub enum ChainError {
     /// No block on the chain names this payload.
     #[error("no block names the payload {0}")]
     NoPayload(PayloadHash),
+    /// No snapshot has this id, or there is none.
+    #[error("there is no snapshot{}", .0.as_deref().map(|id| format!(" {id}")).unwrap_or_default())]
+    NoSnapshot(Option<String>),
     /// Another process may write to this directory.
     #[error("{} is held by a running node", .0.display())]
     Held(PathBuf),
@@ -125,7 +128,8 @@ impl ChainError {
             | Self::ReadOnly
             | Self::NoBlock(_)
             | Self::NoModel(_)
-            | Self::NoPayload(_) => ErrorClass::Rejected,
+            | Self::NoPayload(_)
+            | Self::NoSnapshot(_) => ErrorClass::Rejected,
             Self::Held(_) | Self::Busy | Self::Call(_) | Self::Io { .. } => ErrorClass::Transient,
             Self::NotDurable { .. } | Self::Fenced { .. } => ErrorClass::Fatal,
             Self::Damaged(_) | Self::Corrupt(_) => ErrorClass::Corrupt,
@@ -147,7 +151,7 @@ impl ChainError {
     const fn code(&self) -> ErrorCode {
         match self {
             Self::Refused { .. } | Self::Malformed(_) | Self::ReadOnly => ErrorCode::InvalidRequest,
-            Self::NoBlock(_) | Self::NoPayload(_) => ErrorCode::NotFound,
+            Self::NoBlock(_) | Self::NoPayload(_) | Self::NoSnapshot(_) => ErrorCode::NotFound,
             Self::NoModel(_) => ErrorCode::ModelNotFound,
             Self::Held(_) | Self::Busy | Self::Io { .. } | Self::NoChain(_) => {
                 ErrorCode::Unavailable
@@ -175,6 +179,7 @@ impl ChainError {
             Self::NoBlock(_) | Self::NoPayload(_) => {
                 "look the hash up in GET /chain/B/head or in the manifest"
             }
+            Self::NoSnapshot(_) => "`blyan snapshot list` shows those that there are",
             Self::NoModel(_) => "GET /v1/models lists the models that are served",
             Self::Held(_) => "stop the node that runs on this directory, or use another one",
             Self::Busy | Self::Call(_) | Self::Io { .. } => "try again in a moment",

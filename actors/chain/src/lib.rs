@@ -5,10 +5,12 @@ pub mod compose;
 mod config;
 mod core;
 mod error;
+mod export;
 mod genesis;
 mod handle;
 mod metrics;
 mod reader;
+pub mod snapshot;
 mod store;
 mod verify;
 mod writer;
@@ -19,6 +21,7 @@ pub use core::{
     Added, Admission, BlockMeta, ChainIndex, Draft, Evidence, Head, ParamIndex, Payload, Refusal,
 };
 pub use error::{ChainError, Genesis};
+pub use export::{ExportReport, export};
 pub use genesis::{check_network, open_or_create};
 pub use handle::ChainHandle;
 pub use metrics::describe_metrics;

@@ -20,12 +20,12 @@ export class OrderDialog {
   }
 
   open(decision, part, parts) {
-    const others = parts.some((other) => other.id !== part.id && other.component?.serves);
+    const serving = parts.filter((one) => one.component?.serves).map((one) => one.id);
     this.decision = decision;
     this.part = part;
     $("order").dataset.decision = decision;
     $("order-title").textContent = `${orderVerb(decision)} ${part.id}?`;
-    $("order-text").textContent = consequence(decision, part, others);
+    $("order-text").textContent = consequence(decision, part, serving);
     $("order-reason").value = "";
     this.fault([]);
     this.offerForce(false);

@@ -80,21 +80,25 @@ export function ordersFor(part) {
 
 export const orderVerb = (decision) => ({ quarantine: "Quarantine", recover: "Recover", failover: "Fail over" })[decision];
 
-/** What an order will do, before it is given; `others` tells whether another replica serves. */
-export function consequence(decision, part, others) {
-  const below = part.below.length ? ` with everything below it (${part.below.join(", ")})` : "";
-  const streams = part.component?.serves;
+/** What an order will do, before it is given; `serving` are the ids of the replicas that serve now. */
+export function consequence(decision, part, serving) {
+  // About the node as a whole an order is one about all of its replicas.
+  const whole = part.level === 0;
+  const it = whole ? "Every replica" : "It";
+  const below = !whole && part.below.length ? ` with everything below it (${part.below.join(", ")})` : "";
+  const taken = serving.filter((id) => id === part.id || part.below.includes(id));
+  const others = serving.length > taken.length;
   if (decision === "quarantine") {
     const alone = others ? "Its running answers go on at another replica." : "No other replica serves: chat would be refused.";
-    const work = streams ? alone : "Requests that need it are refused until then.";
-    return `It is taken out of service${below}, and stays out, also when the node restarts, until an admin recovers it. ${work}`;
+    const work = taken.length ? alone : "Requests that need it are refused until then.";
+    return `${it} is taken out of service${below}, and stays out, also when the node restarts, until an admin recovers it. ${work}`;
   }
   if (decision === "recover") {
     const verified = part.standing?.needs_verification ? "Its data is verified in full first, and it stays out if that still fails. " : "";
-    return `${verified}It is started as a new generation${below} and serves again.`;
+    return part.kind === "weight" ? `${verified}It is used again.` : `${verified}${it} is started as a new generation${below} and serves again.`;
   }
-  const moved = streams && others ? "Its running answers move to another replica at the next token. " : "";
-  return `${moved}It is then restarted${below} as generation ${part.generation + 1}; the answer comes when it is ready again.`;
+  const moved = taken.length && others ? "Its running answers move to another replica at the next token. " : "";
+  return `${moved}${it} is restarted${below} as a new generation; the answer comes when it is ready again.`;
 }
 
 /** A refusal in sentences: what its status means here, what the node says, what it advises. */

@@ -48,7 +48,9 @@ struct Failure {
 
 impl Failure {
     fn answered(status: StatusCode, headers: &HeaderMap) -> Self {
-        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let seconds = headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
         Self {
             why: format!("it answers {}", status.as_u16()),
             passing: status.is_server_error()
@@ -56,7 +58,9 @@ impl Failure {
                     status,
                     StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT
                 ),
-            pause: seconds.and_then(|text| text.parse().ok()).map(Duration::from_secs),
+            pause: seconds
+                .and_then(|text| text.parse().ok())
+                .map(Duration::from_secs),
         }
     }
 }
@@ -176,7 +180,14 @@ mod tests {
             Failure::answered(StatusCode::from_u16(status).unwrap(), headers)
         };
         let mut headers = HeaderMap::new();
-        for (status, passing) in [(500, true), (503, true), (429, true), (408, true), (404, false), (302, false)] {
+        for (status, passing) in [
+            (500, true),
+            (503, true),
+            (429, true),
+            (408, true),
+            (404, false),
+            (302, false),
+        ] {
             assert_eq!(failure(status, &headers).passing, passing, "{status}");
         }
         headers.insert(RETRY_AFTER, HeaderValue::from_static("7"));

@@ -42,6 +42,26 @@ impl DataDir {
         self.0.join("doubtful")
     }
 
+    /// Snapshots, each a data directory of its own.
+    pub fn snapshots(&self) -> PathBuf {
+        self.0.join("snapshots")
+    }
+
+    /// The database of a snapshot on its way to become that of the store.
+    pub(crate) fn next_db(&self) -> PathBuf {
+        self.0.join("db.next")
+    }
+
+    /// The database that the last restore replaced.
+    pub(crate) fn replaced_db(&self) -> PathBuf {
+        self.0.join("db.replaced")
+    }
+
+    /// There while a restore changes databases; holds the snapshot's id.
+    pub(crate) fn restoring(&self) -> PathBuf {
+        self.0.join("restoring")
+    }
+
     /// One payload file.
     pub fn payload(&self, payload: PayloadHash) -> PathBuf {
         self.payloads().join(payload.to_string())

@@ -11,6 +11,7 @@ pub use layout::DataDir;
 pub use payloads::{PayloadDir, PayloadWriter, TempPayloads};
 pub use records::{ReceiptCursor, Records};
 pub(crate) use records::{block_hash, index_key};
+pub(crate) use rocks::take_lock;
 pub use rocks::{RocksStore, WRITE_WAIT_MAX};
 
 use std::ops::ControlFlow;

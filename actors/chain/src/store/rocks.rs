@@ -2,10 +2,12 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     DB, DBRecoveryMode, Direction, ErrorKind, IteratorMode, LogLevel, Options, WriteBatch,
     WriteOptions,
@@ -15,6 +17,7 @@ use super::{
     Batch, DataDir, Disk, Family, PayloadDir, RealDisk, Store, TempPayloads, Visit, WriteToken,
 };
 use crate::ChainError;
+use crate::snapshot::finish_interrupted;
 
 /// How long a write or a new generation waits for a write of the generation before.
 pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -74,6 +77,7 @@ impl RocksStore {
     pub fn open_with(layout: DataDir, disk: Arc<dyn Disk>) -> Result<Self, ChainError> {
         make_folders(&layout).map_err(|error| ChainError::io("make the data directory", error))?;
         let lock = take_lock(&layout)?;
+        finish_interrupted(&layout)?;
         let db = DB::open_cf_with_opts(&writer_options(), layout.db(), families())
             .map_err(|error| database_error("open the database", &error))?;
         let doubtful = read_doubtful(&layout)?;
@@ -98,6 +102,9 @@ impl RocksStore {
     /// [`ChainError::NoChain`] if there is no store yet, [`ChainError::Busy`] if the running node did not leave the
     /// files alone for a moment, [`ChainError::Damaged`], [`ChainError::Io`].
     pub fn open_read_only(layout: DataDir) -> Result<Self, ChainError> {
+        if layout.restoring().exists() {
+            return Err(ChainError::Busy);
+        }
         if !layout.db().join("CURRENT").is_file() || !layout.payloads().is_dir() {
             return Err(ChainError::NoChain(layout.root().to_owned()));
         }
@@ -150,6 +157,20 @@ impl RocksStore {
     /// Whether this process may write to the store.
     pub const fn is_writable(&self) -> bool {
         self.lock.is_some()
+    }
+
+    /// Makes a copy of the database as it is at one moment, in a folder that is not there yet.
+    pub(crate) fn checkpoint(&self, to: &Path) -> Result<(), ChainError> {
+        if let Some(sealed) = &self.fence.lock().sealed {
+            return Err(sealed.clone());
+        }
+        let made =
+            Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(to));
+        made.map_err(|error| database_error("make a checkpoint of the database", &error))
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Makes the names of the folders durable before anything in them is.
@@ -347,7 +368,7 @@ fn make_folders(layout: &DataDir) -> io::Result<()> {
     fs::create_dir_all(layout.cache())
 }
 
-fn take_lock(layout: &DataDir) -> Result<File, ChainError> {
+pub(crate) fn take_lock(layout: &DataDir) -> Result<File, ChainError> {
     let opened = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -3,8 +3,11 @@
 #![allow(clippy::disallowed_methods, reason = "a test's own threads may sleep")]
 
 mod contract;
+mod export;
 mod publish;
 mod rules;
+mod snapshots;
 mod store;
 mod support;
+mod vectors;
 mod verification;

@@ -1,0 +1,156 @@
+//! The way back to a snapshot.
+//!
+//! The database of the snapshot is copied beside the present one and verified first; only then a marker is written and
+//! the two change places by renaming. A restore that is cut off before the marker has changed nothing; one that is cut
+//! off after it is finished by the next opening, see [`finish_interrupted`].
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::folder::Snapshots;
+use super::{Contents, Snapshot, verify_snapshot};
+use crate::ChainError;
+use crate::store::{DataDir, RocksStore, take_lock};
+use crate::verify::{VerifyOptions, VerifyReport};
+
+/// Files of RocksDB that never change once written; the others are copied, as the restored database goes on in them.
+const IMMUTABLE: &str = "sst";
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// What was verified before anything changed.
+    pub report: VerifyReport,
+    /// Payload files that were missing or not those of the snapshot.
+    pub payloads: u64,
+}
+
+/// Puts the store of `layout` back to a snapshot of it. Blocks and receipts since then are no longer in the store; the
+/// database that held them is kept as `db.replaced` until the next restore. Payload files that only they named stay.
+///
+/// # Errors
+/// [`ChainError::Held`] while a node runs on the directory; a damaged snapshot as [`verify_snapshot`]; then nothing was
+/// changed. [`ChainError::NotDurable`] and [`ChainError::Io`]: run it again.
+pub fn restore(
+    layout: &DataDir,
+    snapshot: &Snapshot,
+    options: VerifyOptions<'_>,
+) -> Result<Restored, ChainError> {
+    let _lock = take_lock(layout)?;
+    finish_interrupted(layout)?;
+    let report = verify_snapshot(snapshot, options)?;
+    let payloads = bring_payloads(layout, snapshot)?;
+    let prepared = prepare(layout, snapshot).and_then(|()| mark(layout, &snapshot.id));
+    prepared.map_err(|error| ChainError::not_durable("a restore", &error))?;
+    finish_interrupted(layout)?;
+    Ok(Restored { report, payloads })
+}
+
+/// Links what is missing, and replaces what is not the snapshot's own file: the snapshot was verified, that one was not.
+fn bring_payloads(layout: &DataDir, snapshot: &Snapshot) -> Result<u64, ChainError> {
+    let store = RocksStore::open_read_only(snapshot.layout.clone())?;
+    let mut brought = 0;
+    for payload in Contents::of(&store)?.payloads.keys() {
+        let (from, to) = (snapshot.layout.payload(*payload), layout.payload(*payload));
+        let changed = replace_by_link(&from, &to);
+        let changed = changed.map_err(|error| ChainError::io("bring a payload back", error))?;
+        brought += u64::from(changed);
+    }
+    let synced = sync_dir(&layout.payloads());
+    synced.map_err(|error| ChainError::not_durable("the payload folder", &error))?;
+    Ok(brought)
+}
+
+fn replace_by_link(from: &Path, to: &Path) -> io::Result<bool> {
+    let wanted = fs::metadata(from)?;
+    match fs::symlink_metadata(to) {
+        Ok(there) if (there.dev(), there.ino()) == (wanted.dev(), wanted.ino()) => {
+            return Ok(false);
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // A name that the next opening cleans away.
+    let temp = to.with_file_name(".tmp-restored");
+    match fs::remove_file(&temp) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::hard_link(from, &temp)?;
+    fs::rename(&temp, to)?;
+    Ok(true)
+}
+
+/// A copy of the snapshot's database beside the present one.
+fn prepare(layout: &DataDir, snapshot: &Snapshot) -> io::Result<()> {
+    let next = layout.next_db();
+    remove_dir(&next)?;
+    fs::create_dir(&next)?;
+    for entry in fs::read_dir(snapshot.layout.db())? {
+        let (from, to) = (entry?.path(), &next);
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.extension().is_some_and(|kind| kind == IMMUTABLE) {
+            fs::hard_link(&from, &to)?;
+        } else {
+            fs::copy(&from, &to)?;
+            File::open(&to)?.sync_all()?;
+        }
+    }
+    sync_dir(&next)?;
+    // The one of the restore before.
+    remove_dir(&layout.replaced_db())?;
+    sync_dir(layout.root())
+}
+
+/// From here on the restore is finished by whoever opens the directory.
+fn mark(layout: &DataDir, id: &str) -> io::Result<()> {
+    let temp = layout.restoring().with_extension("new");
+    fs::write(&temp, id)?;
+    File::open(&temp)?.sync_all()?;
+    fs::rename(&temp, layout.restoring())?;
+    sync_dir(layout.root())
+}
+
+/// Ends a restore that was cut off after its marker was written, and removes what one before its marker left. Whoever
+/// calls it holds the directory's lock.
+pub(crate) fn finish_interrupted(layout: &DataDir) -> Result<(), ChainError> {
+    let finish = || -> io::Result<()> {
+        if !layout.restoring().exists() {
+            return remove_dir(&layout.next_db());
+        }
+        if layout.next_db().exists() {
+            if layout.db().exists() {
+                fs::rename(layout.db(), layout.replaced_db())?;
+            }
+            fs::rename(layout.next_db(), layout.db())?;
+            sync_dir(layout.root())?;
+        }
+        // Unsynced records of the database that is replaced.
+        remove_file(&layout.doubtful())?;
+        remove_file(&layout.restoring())?;
+        sync_dir(layout.root())
+    };
+    finish().map_err(|error| ChainError::not_durable("a restore", &error))?;
+    Snapshots::of(layout).clean()
+}
+
+fn remove_dir(dir: &Path) -> io::Result<()> {
+    absent_is_well(fs::remove_dir_all(dir))
+}
+
+fn remove_file(file: &Path) -> io::Result<()> {
+    absent_is_well(fs::remove_file(file))
+}
+
+fn absent_is_well(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,139 @@
+use anyhow::{Context, Result, bail};
+use awc::http::Method;
+use blyan_chain::snapshot::{self, Snapshot};
+use blyan_chain::{ChainError, DataDir, RocksStore, VerifyOptions};
+use clap::{Args, Subcommand};
+
+use super::data_dir;
+use super::node_api::NodeApi;
+use super::progress::Bar;
+use crate::config::Config;
+use crate::edge::replies::SnapshotReply;
+use crate::wiring::{now_ms, snapshot_reply as reply};
+
+/// `blyan snapshot`
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Make one, also of a running node
+    Create(ShowArgs),
+    /// Those that there are, oldest first
+    List(ShowArgs),
+    /// Check every byte of one; exit 0, or name the first fault and exit 1
+    Verify(WhichArgs),
+    /// Go back to one, with the node stopped; what came after it is kept in db.replaced until the next restore
+    Restore(WhichArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WhichArgs {
+    /// Its id [default: the newest]
+    id: Option<String>,
+}
+
+impl SnapshotCommand {
+    pub fn run(self, config: &Config) -> Result<()> {
+        let layout = data_dir(config);
+        match self {
+            Self::Create(args) => {
+                let taken = create(config, &layout)?;
+                show(&[taken], &args)
+            }
+            Self::List(args) => show(&snapshot::list(&layout)?, &args),
+            Self::Verify(args) => verify(config, &snapshot::find(&layout, args.id.as_deref())?),
+            Self::Restore(args) => restore(
+                config,
+                &layout,
+                &snapshot::find(&layout, args.id.as_deref())?,
+            ),
+        }
+    }
+}
+
+/// Of the store itself where no node runs on it, by its node otherwise.
+fn create(config: &Config, layout: &DataDir) -> Result<Snapshot> {
+    if !layout.db().is_dir() {
+        bail!(ChainError::NoChain(layout.root().to_owned()));
+    }
+    match RocksStore::open(layout.clone()) {
+        Ok(store) => Ok(snapshot::create(&store, now_ms())?),
+        Err(ChainError::Held(_)) => {
+            let api = NodeApi::new(config, None);
+            let asked = api.ask(Method::POST, "/chain/snapshots");
+            let body = actix_rt::System::new().block_on(asked)?;
+            let made: SnapshotReply = serde_json::from_slice(&body).context("the node's answer")?;
+            Ok(snapshot::find(layout, Some(&made.id))?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn show(snapshots: &[Snapshot], args: &ShowArgs) -> Result<()> {
+    if args.json {
+        let all: Vec<_> = snapshots.iter().cloned().map(reply).collect();
+        println!("{}", serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    println!(
+        "{:31} {:>8} {:>9} {:>9} {:>14}",
+        "id", "blocks", "receipts", "payloads", "payload bytes"
+    );
+    for snapshot in snapshots {
+        let held = &snapshot.manifest;
+        println!(
+            "{:31} {:>8} {:>9} {:>9} {:>14}",
+            snapshot.id, held.blocks, held.receipts, held.payloads, held.payload_bytes
+        );
+    }
+    Ok(())
+}
+
+fn verify(config: &Config, snapshot: &Snapshot) -> Result<()> {
+    let bar = Bar::of_bytes("verify");
+    let report = snapshot::verify_snapshot(
+        snapshot,
+        options(config, &|progress| {
+            bar.add(progress.bytes, progress.bytes_total);
+        }),
+    )?;
+    drop(bar);
+    println!(
+        "{}: no fault, {} bytes of payloads",
+        snapshot.id, report.payload_bytes
+    );
+    Ok(())
+}
+
+fn restore(config: &Config, layout: &DataDir, snapshot: &Snapshot) -> Result<()> {
+    let bar = Bar::of_bytes("verify");
+    let restored = snapshot::restore(
+        layout,
+        snapshot,
+        options(config, &|progress| {
+            bar.add(progress.bytes, progress.bytes_total);
+        }),
+    )?;
+    drop(bar);
+    println!(
+        "restored {}: {} blocks, {} receipts, {} payload files brought back",
+        snapshot.id, snapshot.manifest.blocks, snapshot.manifest.receipts, restored.payloads
+    );
+    Ok(())
+}
+
+fn options<'a>(
+    config: &Config,
+    progress: &'a (dyn Fn(blyan_chain::Progress) + Sync),
+) -> VerifyOptions<'a> {
+    VerifyOptions {
+        anchor: None,
+        threads: config.chain.verify_threads,
+        progress,
+    }
+}
