@@ -1,33 +1,23 @@
 #!/usr/bin/env python3
-"""Writes the test vectors of blyan-formats, from the standard library alone.
+"""Writes the test vectors into this folder, the same bytes each time; README.md says what they are.
 
-An implementation of its own: it shares no code with the crate, so a vector that the crate recomputes was computed
-twice. Run it in this folder; it writes the same bytes each time (tests/vectors.rs reads them).
+test_check.py compares what lies here with what this writes, the crates recompute it (actors/formats/tests/vectors.rs,
+actors/chain/tests/chain/vectors.rs), and check.py --vectors reads it without either.
 """
 
-import hashlib
-import hmac
 import json
 import random
 import struct
 from pathlib import Path
 
+from forge import BLOCK_DOMAIN, LEAF_LEN, N, OTHER_SECRET, SECRET, Forge, canonical, fp32, int8_rows, leaves_of, proof_of
+from forge import public_key, root_of, sha256, sign, tensorblock
+
 HERE = Path(__file__).resolve().parent
-LEAF_LEN = 64 * 1024
-TENSOR_DOMAIN = b"blyan/tensorblock/v1\0"
-BLOCK_DOMAIN = b"blyan/block/v1\0"
 
 
-def sha256(*parts):
-    return hashlib.sha256(b"".join(parts)).digest()
-
-
-def canonical(value):
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def save(name, value):
-    (HERE / name).write_text(json.dumps(value, indent=1) + "\n")
+def save(folder, name, value):
+    (folder / name).write_text(json.dumps(value, indent=1) + "\n")
 
 
 # Canonical JSON ------------------------------------------------------------------------------------------------------
@@ -65,66 +55,7 @@ def canonical_vectors():
     return [{"input": json.dumps(v, ensure_ascii=False, indent=1), "canonical": canonical(v)} for v in values]
 
 
-# Merkle tree and TensorBlock -----------------------------------------------------------------------------------------
-
-
-def root_of(leaves):
-    """By the definition: split at the largest power of two below the number of leaves."""
-    if len(leaves) == 1:
-        return leaves[0]
-    split = 1
-    while split * 2 < len(leaves):
-        split *= 2
-    return sha256(b"\1", TENSOR_DOMAIN, root_of(leaves[:split]), root_of(leaves[split:]))
-
-
-def proof_of(leaves, index):
-    """Neighbours on the way up, lowest first, by the same definition."""
-    if len(leaves) == 1:
-        return []
-    split = 1
-    while split * 2 < len(leaves):
-        split *= 2
-    if index < split:
-        return proof_of(leaves[:split], index) + [root_of(leaves[split:])]
-    return proof_of(leaves[split:], index - split) + [root_of(leaves[:split])]
-
-
-def levels_of(leaves):
-    levels = [leaves]
-    while len(levels[-1]) > 1:
-        below = levels[-1]
-        pairs = [below[i : i + 2] for i in range(0, len(below), 2)]
-        levels.append([sha256(b"\1", TENSOR_DOMAIN, *pair) if len(pair) == 2 else pair[0] for pair in pairs])
-    return levels
-
-
-def leaves_of(covered):
-    pieces = [covered[i : i + LEAF_LEN] for i in range(0, len(covered), LEAF_LEN)]
-    return [sha256(b"\0", TENSOR_DOMAIN, piece) for piece in pieces]
-
-
-def tensorblock(dtype, quantisation, rows, cols, scales, data):
-    data_at = -(-(128 + len(scales)) // 4096) * 4096
-    header = struct.pack(
-        "<8sIIQQIIQQQ", b"TBLOCK01", 1, dtype, rows, cols, 0, quantisation, 128, data_at, data_at + len(data)
-    )
-    covered = (header.ljust(128, b"\0") + scales).ljust(data_at, b"\0") + data
-    leaves = leaves_of(covered)
-    levels = levels_of(leaves)
-    assert levels[-1][0] == root_of(leaves)
-    return covered + b"".join(sum(levels, [])), leaves
-
-
-def fp32(*values):
-    return struct.pack(f"<{len(values)}f", *values)
-
-
-def int8_rows(rows, cols):
-    """Element (31 r + 7 c) mod 255 - 127, scale of row r (r + 1) / 1024."""
-    scales = fp32(*((r + 1) / 1024 for r in range(rows)))
-    data = bytes(((31 * r + 7 * c) % 255 - 127) & 0xFF for r in range(rows) for c in range(cols))
-    return 2, 1, rows, cols, scales, data
+# Merkle tree and TensorBlock -------------------------------------------------------------------------------------------
 
 
 def tensor_cases():
@@ -160,7 +91,7 @@ def values_of(case):
     return out
 
 
-def tensor_vectors():
+def tensor_vectors(folder):
     vectors = []
     for name, case in tensor_cases().items():
         file, leaves = tensorblock(*case)
@@ -177,7 +108,7 @@ def tensor_vectors():
             "leaf_count": len(leaves),
         }
         if len(file) < 10_000:
-            (HERE / f"{name}.tblk").write_bytes(file)
+            (folder / f"{name}.tblk").write_bytes(file)
             vector["file"] = f"{name}.tblk"
             vector["values"] = [struct.unpack("<f", struct.pack("<f", v))[0] for v in values_of(case)]
         vectors.append(vector)
@@ -197,68 +128,11 @@ def proof_vectors():
     return vectors
 
 
-# secp256k1 -----------------------------------------------------------------------------------------------------------
-
-P = 2**256 - 2**32 - 977
-N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-G = (
-    0x79BE667EF9DCBBAC55A06295CE870B07029BFCDB2DCE28D959F2815B16F81798,
-    0x483ADA7726A3C4655DA4FBFC0E1108A8FD17B448A68554199C47D08FFB10D4B8,
-)
-
-
-def add(a, b):
-    if a is None or b is None:
-        return a or b
-    if a[0] == b[0] and (a[1] + b[1]) % P == 0:
-        return None
-    slope = 3 * a[0] ** 2 * pow(2 * a[1], -1, P) if a == b else (b[1] - a[1]) * pow(b[0] - a[0], -1, P)
-    x = (slope * slope - a[0] - b[0]) % P
-    return x, (slope * (a[0] - x) - a[1]) % P
-
-
-def multiply(k, point):
-    total = None
-    while k:
-        if k & 1:
-            total = add(total, point)
-        point, k = add(point, point), k >> 1
-    return total
-
-
-def public_key(secret):
-    x, y = multiply(secret, G)
-    return bytes([2 + y % 2]) + x.to_bytes(32, "big")
-
-
-def rfc6979_nonce(secret, digest):
-    seed = secret.to_bytes(32, "big") + (int.from_bytes(digest, "big") % N).to_bytes(32, "big")
-    v, k = b"\1" * 32, b"\0" * 32
-    for tag in (b"\0", b"\1"):
-        k = hmac.digest(k, v + tag + seed, "sha256")
-        v = hmac.digest(k, v, "sha256")
-    while True:
-        v = hmac.digest(k, v, "sha256")
-        nonce = int.from_bytes(v, "big")
-        if 0 < nonce < N:
-            return nonce
-        k = hmac.digest(k, v + b"\0", "sha256")
-        v = hmac.digest(k, v, "sha256")
-
-
-def sign(secret, digest):
-    nonce = rfc6979_nonce(secret, digest)
-    r = multiply(nonce, G)[0] % N
-    s = pow(nonce, -1, N) * (int.from_bytes(digest, "big") + r * secret) % N
-    return r.to_bytes(32, "big") + min(s, N - s).to_bytes(32, "big")
-
-
 # Blocks --------------------------------------------------------------------------------------------------------------
 
 
 def block_vectors():
-    secret = int.from_bytes(sha256(b"blyan test vector key"), "big") % N
-    key = public_key(secret).hex()
+    secret, key = SECRET, public_key(SECRET).hex()
     genesis_payload = canonical({"network_name": "vectors", "authorised_keys": [key]}).encode()
     common = {"version": 1, "nonce": 0, "miner_pub": key}
     genesis = common | {
@@ -310,8 +184,111 @@ def block_vectors():
     return {"secret_key": f"{secret:064x}", "public_key": key, "genesis_payload": genesis_payload.decode(), "blocks": vectors}
 
 
+# What must be refused ------------------------------------------------------------------------------------------------
+
+
+def refused_json():
+    cases = {
+        "a space": '[1, 2]', "a line end": "1\n", "unsorted keys": '{"b":1,"a":1}', "a key twice": '{"a":1,"a":1}',
+        "a float": "1.0", "an exponent": "1e3", "a leading zero": "01", "minus zero": "-0", "a plus": "+1",
+        "not a number": "NaN", "infinity": "-Infinity", "above 64 bits": str(2**64), "below 64 bits": str(-(2**63) - 1),
+        "not escaped": '"\u00e9"', "escaped for no reason": '"\\u0041"', "upper-case escape": '"\\u00E9"',
+        "long escape": '"\\u000a"', "escaped slash": '"\\/"', "half of a pair": '"\\ud800"', "the other half": '"\\udc00"',
+        "keys by UTF-16": '{"\\ud800\\udc00":2,"\\uffff":1}', "too deep": "[" * 33 + "]" * 33, "a trailing comma": "[1,]",
+        "too long a text": '"' + "x" * (64 * 1024 + 1) + '"', "nothing": "", "two values": "1 2", "a key that is no text": "{1:2}",
+    }  # fmt: skip
+    return [{"why": why, "text": text} for why, text in cases.items()]
+
+
+def refused_signatures(blocks):
+    key, block = blocks["public_key"], blocks["blocks"][0]
+    digest, good = block["hash"], block["signature"]
+    r, s = good[:64], good[64:]
+    cases = {
+        "s in the upper half": (key, digest, r + f"{N - int(s, 16):064x}"),
+        "r is zero": (key, digest, "0" * 64 + s),
+        "s is zero": (key, digest, r + "0" * 64),
+        "r is the order of the curve": (key, digest, f"{N:064x}" + s),
+        "another hash": (key, sha256(b"another").hex(), good),
+        "another key": (public_key(OTHER_SECRET).hex(), digest, good),
+        "r and s exchanged": (key, digest, s + r),
+    }
+    return [{"why": why, "public_key": key, "hash": of, "signature": text} for why, (key, of, text) in cases.items()]
+
+
+def refused_blocks(blocks):
+    headers = {block["name"]: json.loads(block["header"]) for block in blocks["blocks"]}
+    other = sha256(b"other").hex()
+    changes = [
+        ("another version", "expert", {"version": 2}), ("chain of another type", "expert", {"chain": "A"}),
+        ("no such type", "expert", {"block_type": "poem"}), ("a genesis after the first block", "genesis", {"index": 1}),
+        ("a genesis that names a network", "genesis", {"network_id": other}), ("no network", "expert", {"network_id": "0" * 64}),
+        ("a time after the year 9999", "expert", {"timestamp_ms": 253402300800000}), ("prev_hash on B", "expert", {"prev_hash": other}),
+        ("depends_on on A", "architecture", {"depends_on": []}), ("parents unsorted", "child", {"depends_on": ["b" * 64, "a" * 64]}),
+        ("a parent twice", "child", {"depends_on": [other, other]}), ("65 parents", "child", {"depends_on": [f"{i:064x}" for i in range(65)]}),
+        ("parents at index 0", "expert", {"depends_on": [other]}), ("no parents at index 1", "child", {"depends_on": []}),
+        ("name of another type", "expert", {"expert_name": "layer4.router"}), ("a leading zero", "expert", {"expert_name": "layer04.expert7"}),
+        ("another layer", "expert", {"layer_id": 5}), ("a name on A", "architecture", {"expert_name": "embedding"}),
+        ("meta_ref on A", "architecture", {"meta_ref": other}), ("another payload type", "expert", {"payload_type": "json"}),
+        ("an empty payload", "expert", {"payload_len": 0}), ("16 GiB and a byte", "expert", {"payload_len": (16 << 30) + 1}),
+        ("upper-case hex", "expert", {"payload_hash": "A" * 64}), ("a key off the curve", "expert", {"miner_pub": "02" + "0" * 62 + "05"}),
+        ("null for an absent field", "genesis", {"prev_hash": None}), ("an unknown field", "expert", {"colour": "red"}),
+        ("a negative index", "child", {"index": -1}), ("a nonce above 64 bits", "expert", {"nonce": 2**64}),
+    ]  # fmt: skip
+    return [{"why": why, "header": canonical(headers[of] | change)} for why, of, change in changes]
+
+
+def refused_tensors(vectors):
+    file_of = {vector["name"]: vector for vector in vectors}
+    changes = [
+        ("magic", "fp32_2x3", 7, "32"), ("version", "fp32_2x3", 8, "02"), ("an fp8 file", "fp32_2x3", 12, "03"),
+        ("no rows", "fp32_2x3", 16, "00"), ("more rows", "fp32_2x3", 16, "03"), ("a shape that overflows", "fp32_2x3", 16, "ff" * 16),
+        ("column-major", "fp32_2x3", 32, "01"), ("fp32 with scales", "fp32_2x3", 36, "01"), ("scales elsewhere", "fp32_2x3", 40, "84"),
+        ("data elsewhere", "fp32_2x3", 48, "40"), ("tree elsewhere", "fp32_2x3", 56, "00"), ("a reserved byte", "fp32_2x3", 64, "01"),
+        ("padding", "fp32_2x3", 4095, "01"), ("a flipped element", "fp32_2x3", 4096, "01"), ("a flipped scale", "int8_rows_3x5", 128, "01"),
+        ("a flipped minimum", "uint4_blocks_2x64", 144, "01"), ("a flipped tree", "fp32_2x3", 4120, "0000"),
+    ]  # fmt: skip
+    refused = []
+    for why, name, at, text in changes:
+        vector = file_of[name]
+        common = {"file": vector["file"], "payload_hash": vector["payload_hash"], "len": vector["file_len"]}
+        refused.append({"why": why} | common | {"edits": [{"at": at, "hex": text}]})
+    whole = file_of["fp32_2x3"]
+    for why, length, expected in (
+        ("cut short", whole["file_len"] - 1, whole["payload_hash"]),
+        ("shorter than a header", 127, whole["payload_hash"]),
+        ("another payload", whole["file_len"], sha256(b"other").hex()),
+    ):
+        refused.append({"why": why, "file": whole["file"], "payload_hash": expected, "len": length, "edits": []})
+    return refused
+
+
+def refused_proofs(proofs):
+    good = next(proof for proof in proofs if proof["leaf_count"] == 5 and proof["leaf_index"] == 2)
+    siblings, other = good["siblings"], sha256(b"other").hex()
+    changes = {
+        "another leaf": {"leaf": other}, "another root": {"root": other}, "the neighbour's place": {"leaf_index": 3},
+        "a place outside of the tree": {"leaf_index": 5}, "a tree of another size": {"leaf_count": 2},
+        "one neighbour too few": {"siblings": siblings[:-1]}, "one too many": {"siblings": [*siblings, other]},
+        "neighbours in another order": {"siblings": siblings[::-1]}, "a flipped neighbour": {"siblings": [other, *siblings[1:]]},
+    }  # fmt: skip
+    return [{"why": why} | good | change for why, change in changes.items()]
+
+
+def write(folder):
+    """Writes every vector, and the store, into an empty folder or over the same ones."""
+    tensors, proofs, blocks = tensor_vectors(folder), proof_vectors(), block_vectors()
+    save(folder, "canonical_json.json", canonical_vectors())
+    save(folder, "canonical_json_refused.json", refused_json())
+    save(folder, "tensorblock.json", tensors)
+    save(folder, "tensorblock_refused.json", refused_tensors(tensors))
+    save(folder, "merkle_proof.json", proofs)
+    save(folder, "merkle_proof_refused.json", refused_proofs(proofs))
+    save(folder, "block.json", blocks)
+    save(folder, "block_refused.json", refused_blocks(blocks))
+    save(folder, "signature_refused.json", refused_signatures(blocks))
+    Forge().save(folder / "store")
+
+
 if __name__ == "__main__":
-    save("canonical_json.json", canonical_vectors())
-    save("tensorblock.json", tensor_vectors())
-    save("merkle_proof.json", proof_vectors())
-    save("block.json", block_vectors())
+    write(HERE)

@@ -1,4 +1,4 @@
-//! Recomputes the vectors in `tests/vectors`, which another implementation wrote (`generate.py`).
+//! Recomputes the vectors in `tests/vectors` of the repository, which another implementation wrote (`generate.py`).
 
 use std::path::{Path, PathBuf};
 
@@ -7,14 +7,15 @@ use blyan_formats::hash::sha256;
 use blyan_formats::merkle::{self, Proof};
 use blyan_formats::tensorblock::{TensorBuf, TensorView, verify_proof, write_tensorblock};
 use blyan_formats::{
-    BlockHash, GenesisBody, NodeKey, PayloadHash, SignedBlock, from_canonical, to_canonical,
+    BlockHash, BlockHeader, GenesisBody, NodeKey, PayloadHash, PublicKey, Signature, SignedBlock,
+    from_canonical, to_canonical,
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/vectors")
+        .join("../../tests/vectors")
         .join(name)
 }
 
@@ -50,6 +51,56 @@ fn canonical_json_is_what_python_writes() {
                 "{input}"
             );
         }
+    }
+}
+
+#[derive(Deserialize)]
+struct TextRefused {
+    why: String,
+    text: String,
+}
+
+#[test]
+fn other_spellings_are_refused() {
+    let vectors: Vec<TextRefused> = read("canonical_json_refused.json");
+    assert!(vectors.len() > 20);
+    for TextRefused { why, text } in vectors {
+        assert!(from_canonical::<Value>(text.as_bytes()).is_err(), "{why}");
+    }
+}
+
+#[derive(Deserialize)]
+struct HeaderRefused {
+    why: String,
+    header: String,
+}
+
+#[test]
+fn headers_of_another_shape_are_refused() {
+    let vectors: Vec<HeaderRefused> = read("block_refused.json");
+    assert!(vectors.len() > 25);
+    for HeaderRefused { why, header } in vectors {
+        let header = from_canonical::<BlockHeader>(header.as_bytes());
+        let refused = header.is_err() || header.is_ok_and(|h| h.validate_shape().is_err());
+        assert!(refused, "{why}");
+    }
+}
+
+#[derive(Deserialize)]
+struct SignatureRefused {
+    why: String,
+    public_key: PublicKey,
+    hash: BlockHash,
+    signature: Signature,
+}
+
+#[test]
+fn signatures_that_do_not_hold_are_refused() {
+    let vectors: Vec<SignatureRefused> = read("signature_refused.json");
+    assert_eq!(vectors.len(), 7);
+    for vector in vectors {
+        let verified = vector.public_key.verify(vector.hash, &vector.signature);
+        assert!(verified.is_err(), "{}", vector.why);
     }
 }
 
@@ -195,6 +246,66 @@ fn tensorblocks_are_recomputed() {
         if vector.file.is_some() {
             assert_eq!(values, vector.values, "{}", vector.name);
         }
+    }
+}
+
+#[derive(Deserialize)]
+struct TensorRefused {
+    why: String,
+    file: String,
+    payload_hash: PayloadHash,
+    len: usize,
+    edits: Vec<Edit>,
+}
+
+#[derive(Deserialize)]
+struct Edit {
+    at: usize,
+    hex: String,
+}
+
+#[test]
+fn damaged_tensorblocks_are_refused() {
+    let vectors: Vec<TensorRefused> = read("tensorblock_refused.json");
+    assert_eq!(vectors.len(), 20);
+    for vector in vectors {
+        let mut file = std::fs::read(path(&vector.file)).unwrap();
+        for Edit { at, hex } in vector.edits {
+            let bytes = hex::decode(hex).unwrap();
+            file[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        file.truncate(vector.len);
+        let verified =
+            TensorView::parse(&file).and_then(|view| view.verify_full(vector.payload_hash));
+        assert!(verified.is_err(), "{}", vector.why);
+    }
+}
+
+#[derive(Deserialize)]
+struct ProofRefused {
+    why: String,
+    #[serde(flatten)]
+    proof: ProofVector,
+}
+
+#[test]
+fn proofs_that_lead_elsewhere_are_refused() {
+    let vectors: Vec<ProofRefused> = read("merkle_proof_refused.json");
+    assert_eq!(vectors.len(), 9);
+    for ProofRefused { why, proof: vector } in vectors {
+        let leaf = *vector.leaf.0.as_bytes();
+        let proof = Proof {
+            leaf_index: vector.leaf_index,
+            siblings: vector
+                .siblings
+                .iter()
+                .map(|node| *node.0.as_bytes())
+                .collect(),
+        };
+        assert!(
+            !proof.verify(vector.root, vector.leaf_count, &leaf),
+            "{why}"
+        );
     }
 }
 
