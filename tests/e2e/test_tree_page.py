@@ -7,6 +7,7 @@ import re
 import browser
 import pytest
 from test_admin import ONE, TWO, order, status
+from test_damage import entries, flip
 
 SCREENSHOTS = os.environ.get("BLYAN_SCREENSHOTS")
 PARTS = ["node", "security", "storage", "storage/chain", "serving", "serving/expert_cache", "serving/replicas", ONE, TWO, "edge"]
@@ -192,6 +193,32 @@ def test_a_refusal_is_said_in_words_and_force_is_a_choice_of_its_own(chromium, s
     page.wait_text("was so before", "#notice")
     wait_state(page, TWO, "running")
     assert page.faults() == [refused(400, node, f"quarantine_node/{TWO}")]
+    assert node.stop() == 0
+
+
+def test_a_damaged_weight_is_named_and_recovered_only_when_it_is_whole(chromium, start, store):
+    name = "layer3.expert9"
+    path = store / "payloads" / entries(store)[name]["payload_hash"]
+    whole = path.read_bytes()
+    flip(path, 20_000, 3)
+    node = start(store)
+    assert node.chat().json()["error"]["code"] == "expert_corrupt"
+    page = chromium.page(f"{node.url}/tree")
+    page.wait_text(f"{name} is corrupt", "#verdict")
+    unlock(page, node.admin_key)
+    page.wait_text("put the damaged file back whole first", "#problems")
+    page.click("button", f"Recover {name}", "#problems")
+    assert "verified in full first" in page.text("#order")
+    page.type("is it whole?")
+    page.click("button", "Recover", "#order")
+    page.wait_text("did not take effect", "#order-fault")
+    mended = path.with_suffix(".whole")
+    mended.write_bytes(whole)
+    mended.rename(path)
+    page.click("button", "Recover", "#order")
+    page.wait_text("Everything runs", "#verdict")
+    assert "Paris" in node.chat().json()["text"]
+    assert [fault.split()[-1] for fault in page.faults()] == [f"{node.url}/security/recover_node/{name}"], "the one refusal"
     assert node.stop() == 0
 
 
