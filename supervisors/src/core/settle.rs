@@ -78,7 +78,7 @@ impl Core {
                 continue;
             }
             let was_up = self.nodes[child].phase.is_up();
-            moved |= self.lower_one(supervisor, child, now);
+            moved |= self.lower_one(child, now);
             if was_up && !at_once {
                 break;
             }
@@ -86,14 +86,11 @@ impl Core {
         moved
     }
 
-    fn lower_one(&mut self, supervisor: Ix, child: Ix, now: Duration) -> bool {
+    fn lower_one(&mut self, child: Ix, now: Duration) -> bool {
         match self.nodes[child].phase {
             Phase::Starting { .. } | Phase::Running => self.ask_to_stop(child, now),
-            Phase::Stopping { .. } => return false,
-            Phase::BackingOff { .. } if !self.may_run(supervisor, child) => {
-                self.nodes[child].phase = Phase::Stopped;
-            }
-            _ => return std::mem::take(&mut self.nodes[child].halt),
+            Phase::BackingOff { .. } => self.nodes[child].phase = Phase::Stopped,
+            Phase::Stopping { .. } | Phase::Stopped | Phase::Quarantined => return false,
         }
         true
     }

@@ -40,3 +40,16 @@ impl AuditDisk for RealDisk {
         File::open(dir)?.sync_all()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The null device takes writes and refuses syncs, so that a sync that is not asked for shows.
+    #[test]
+    fn a_sync_that_the_system_refuses_is_refused() {
+        let null = Path::new("/dev/null");
+        assert!(RealDisk.sync_file(&File::open(null).unwrap()).is_err());
+        assert!(RealDisk.sync_dir(null).is_err());
+    }
+}

@@ -250,3 +250,26 @@ fn replay(options: &AuditOptions, visit: &mut dyn FnMut(&Record)) -> Result<End,
         walked => walked,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::RealDisk;
+    use super::*;
+
+    #[test]
+    fn a_lock_is_given_back_though_a_forked_process_holds_the_folder_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = AuditOptions {
+            dir: folder.path().join("audit"),
+            key: Arc::new(NodeKey::from_secret_bytes([7; 32]).unwrap()),
+            segment_len_max: 4_096,
+            disk: Arc::new(RealDisk),
+        };
+        let log = AuditLog::open(options.clone(), 1, &mut |_| {}).unwrap();
+        // A fork shares the open folder, and its lock, as a clone does.
+        let forked = log.lock.try_clone().unwrap();
+        drop(log);
+        assert!(AuditLog::open(options, 2, &mut |_| {}).is_ok());
+        drop(forked);
+    }
+}

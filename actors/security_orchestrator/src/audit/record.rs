@@ -132,11 +132,6 @@ impl Cause {
     pub const fn needs_verification(self) -> bool {
         matches!(self, Self::Corrupt | Self::Tampering)
     }
-
-    /// Whether the orchestrator tries a recovery by itself.
-    pub const fn is_by_rule(self) -> bool {
-        !matches!(self, Self::Operator)
-    }
 }
 
 /// What a caller gives the log to keep.
@@ -280,4 +275,59 @@ impl SignedRecord {
 /// Keys sign block hashes; the domains keep a record's from ever being one.
 const fn digest(hash: RecordHash) -> BlockHash {
     BlockHash::from_bytes(*hash.0.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn longest() -> Entry {
+        let worst = |len| "\u{1}".repeat(len);
+        Entry {
+            at_ms: u64::MAX,
+            who: worst(WHO_LEN_MAX),
+            action: Action::Quarantine,
+            subject: worst(SUBJECT_LEN_MAX),
+            reason: worst(REASON_LEN_MAX),
+            outcome: RecordOutcome::Unchanged,
+            cause: Some(Cause::Tampering),
+            next_probe_ms: Some(u64::MAX),
+        }
+    }
+
+    #[test]
+    fn the_longest_record_fits_into_a_line_with_less_than_a_kibibyte_to_spare() {
+        let key = NodeKey::from_secret_bytes([7; 32]).unwrap();
+        let record = Record::new(u64::MAX, RecordHash::NONE, key.public_key(), longest());
+        let line = SignedRecord::sign(record, &key).unwrap().to_line().unwrap();
+        assert!(line.len() <= LINE_LEN_MAX, "{}", line.len());
+        assert!(line.len() + 1024 > LINE_LEN_MAX, "{}", line.len());
+        assert!(SignedRecord::parse(&line[..line.len() - 1]).is_ok());
+    }
+
+    #[test]
+    fn actions_are_called_the_same_everywhere() {
+        for action in [
+            Action::Quarantine,
+            Action::Probe,
+            Action::Recover,
+            Action::Failover,
+            Action::Alert,
+            Action::Denied,
+            Action::TailCut,
+        ] {
+            let name = serde_json::to_value(action).unwrap();
+            assert_eq!(name, action.as_str());
+            assert_eq!(name, action.to_string());
+        }
+    }
+
+    #[test]
+    fn a_hash_is_the_same_as_text_and_as_content() {
+        let content = ContentHash::from_bytes([0xab; 32]);
+        let hash = RecordHash::from(content);
+        assert_eq!(hash.to_string(), "ab".repeat(32));
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        assert_eq!(ContentHash::from(hash), content);
+    }
 }

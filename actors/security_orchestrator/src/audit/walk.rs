@@ -1,3 +1,4 @@
+use std::cmp::Ordering;
 use std::path::Path;
 
 use blyan_formats::PublicKey;
@@ -168,12 +169,13 @@ impl<'a> Walk<'a> {
     /// What it means that `found` stands where the next record should: it was removed, unless it is elsewhere.
     fn misplaced(&self, found: Option<u64>, otherwise: FaultKind) -> FaultKind {
         let expected = self.end.count + 1;
-        match found {
-            Some(found) if found > expected && !self.is_anywhere(expected) => {
-                FaultKind::Removed { found }
-            }
-            Some(found) if found != expected => FaultKind::OutOfOrder { found },
-            _ => otherwise,
+        let Some(found) = found else {
+            return otherwise;
+        };
+        match found.cmp(&expected) {
+            Ordering::Greater if !self.is_anywhere(expected) => FaultKind::Removed { found },
+            Ordering::Greater | Ordering::Less => FaultKind::OutOfOrder { found },
+            Ordering::Equal => otherwise,
         }
     }
 

@@ -143,6 +143,20 @@ fn a_repeated_record_is_named() {
     );
 }
 
+#[test]
+fn the_last_record_again_is_out_of_order_and_nothing_is_missing() {
+    let (house, _) = House::with(RECORDS);
+    let mut lines = house.lines();
+    lines.extend_from_within(lines.len() - 1..);
+    house.rewrite(&lines);
+    let fault = house.fault(&[]);
+    let found = RECORDS;
+    assert_eq!(
+        (fault.seq, fault.kind),
+        (RECORDS + 1, FaultKind::OutOfOrder { found })
+    );
+}
+
 /// Cuts the log after `keep` records, whole files included.
 fn cut(house: &House, keep: usize) {
     let mut lines = house.lines();
@@ -234,7 +248,12 @@ fn a_log_written_anew_with_the_nodes_key_differs_from_its_anchor() {
 
 #[test]
 fn nothing_else_may_lie_in_the_folder() {
-    for name in ["notes.txt", "1.audit", "0000000000000000000x.audit"] {
+    for name in [
+        "notes.txt",
+        "1.audit",
+        "0000000000000000000x.audit",
+        "+0000000000000000009.audit",
+    ] {
         let (house, _) = House::with(3);
         fs::write(house.dir().join(name), b"").unwrap();
         let fault = house.fault(&[]);
@@ -308,6 +327,29 @@ fn a_line_longer_than_any_record_is_no_torn_append() {
     house.rewrite(&lines);
     let fault = house.fault(&[]);
     assert_eq!((fault.seq, fault.kind), (4, FaultKind::NotARecord));
+}
+
+#[test]
+fn a_torn_append_is_at_most_as_long_as_a_record() {
+    for (len, is_torn) in [(LINE_LEN_MAX, true), (LINE_LEN_MAX + 1, false)] {
+        let (house, _) = House::with(3);
+        let mut lines = house.lines();
+        let file = lines[0].0.clone();
+        lines.push((file, vec![b'{'; len]));
+        house.rewrite(&lines);
+        let verified = verify(&house.dir(), house.public_key(), &[]);
+        let torn_len = verified.map(|report| report.torn_len).ok();
+        assert_eq!(torn_len, is_torn.then_some(len as u64), "{len} bytes");
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_no_empty_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("audit");
+    fs::write(&file, b"").unwrap();
+    let refused = verify(&file, House::new().public_key(), &[]);
+    assert!(matches!(refused, Err(AuditError::Io { .. })), "{refused:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::world::{CHAIN, ONE, SECURITY, TWO, World, corrupt, stuck, taken_out};
 use crate::audit::{Action, Cause, RecordOutcome};
-use crate::core::{Decision, Effect, NODE, Refusal, Standing, Verdict};
+use crate::core::{Decision, Effect, NODE, Refusal, Standing, Step, Verdict};
 
 #[test]
 fn an_order_again_changes_nothing_and_is_written_down_all_the_same() {
@@ -55,6 +55,46 @@ fn what_nothing_would_serve_without_is_refused_unless_forced() {
     // A name that merely begins the same is another component.
     let other = Verdict::Refused(Refusal::Unknown("serving/repl".to_owned()));
     assert_eq!(world.order(Decision::Quarantine, "serving/repl").1, other);
+}
+
+#[test]
+fn what_the_tree_holds_out_already_takes_nothing_from_service() {
+    let mut world = World::new();
+    world.order(Decision::Quarantine, ONE);
+    world.set_out(TWO, true);
+    assert_eq!(world.order(Decision::Quarantine, TWO).1, Verdict::Carry);
+    assert!(world.is_out(TWO));
+}
+
+#[test]
+fn a_step_in_which_anything_follows_is_not_empty() {
+    assert!(Step::default().is_empty());
+    let mut world = World::new();
+    let full = world.order(Decision::Quarantine, ONE).0;
+    let alerted = world.report(corrupt(TWO));
+    let entries = Step {
+        entries: full.entries,
+        ..Step::default()
+    };
+    let effects = Step {
+        effects: full.effects,
+        ..Step::default()
+    };
+    let alerts = Step {
+        alerts: alerted.alerts,
+        ..Step::default()
+    };
+    for step in [entries, effects, alerts] {
+        assert!(!step.is_empty(), "{step:?}");
+    }
+}
+
+#[test]
+fn decisions_are_called_the_same_everywhere() {
+    for decision in [Decision::Quarantine, Decision::Recover, Decision::Failover] {
+        let name = serde_json::to_value(decision).unwrap();
+        assert_eq!(name, decision.to_string());
+    }
 }
 
 #[test]

@@ -80,6 +80,27 @@ fn damage_found_during_a_recovery_ends_it() {
 }
 
 #[test]
+fn damage_found_again_during_the_recovery_from_damage_ends_that_too() {
+    let mut world = World::new();
+    world.report(corrupt(ONE));
+    world.tick_after(5 * MINUTE_MS);
+    world.report(corrupt(ONE));
+    assert!(matches!(world.standing(ONE), Standing::Quarantined(_)));
+    let quarantine = world.standing(ONE);
+    let attempts = quarantine.quarantine().unwrap().attempts;
+    assert_eq!(attempts, 1, "the next try comes later");
+}
+
+#[test]
+fn that_the_tree_holds_it_out_is_no_news_during_a_recovery() {
+    let mut world = World::new();
+    world.report(corrupt(ONE));
+    world.tick_after(5 * MINUTE_MS);
+    assert!(world.report(taken_out(ONE)).is_empty());
+    assert!(matches!(world.standing(ONE), Standing::Probing(_)));
+}
+
+#[test]
 fn nothing_is_tried_before_there_is_a_tree() {
     let mut world = World::new();
     world.report(taken_out(ONE));

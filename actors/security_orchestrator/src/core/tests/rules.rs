@@ -167,6 +167,14 @@ fn thresholds_are_those_of_sec_21_and_each_crossing_alerts_once() {
 }
 
 #[test]
+fn indicators_are_called_the_same_everywhere() {
+    for indicator in Indicator::ALL {
+        let name = serde_json::to_value(indicator).unwrap();
+        assert_eq!(name, indicator.as_str());
+    }
+}
+
+#[test]
 fn every_kind_of_indicator_is_counted() {
     let mut world = World::new();
     let (who, what) = ("10.0.0.1".to_owned(), "odd".to_owned());
@@ -290,6 +298,19 @@ fn damage_that_is_found_later_makes_a_quarantine_graver_and_keeps_whose_it_is() 
         standing.quarantine().unwrap().needs_verification,
         "and stays so"
     );
+}
+
+#[test]
+fn a_known_component_is_still_taken_out_when_no_further_one_is_remembered() {
+    let mut world = World::new();
+    world.report(stuck(ONE));
+    for number in 0..2_000 {
+        world.report(stuck(&format!("invented/{number}")));
+    }
+    world.report(stuck(ONE));
+    assert!(!world.is_out(ONE));
+    world.report(stuck(ONE));
+    assert_eq!(cause(&world, ONE), Some(Cause::Stuck));
 }
 
 #[test]
