@@ -97,8 +97,8 @@ export function consequence(decision, part, serving) {
     const verified = part.standing?.needs_verification ? "Its data is verified in full first, and it stays out if that still fails. " : "";
     return part.kind === "weight" ? `${verified}It is used again.` : `${verified}${it} is started as a new generation${below} and serves again.`;
   }
-  const moved = taken.length && others ? "Its running answers move to another replica at the next token. " : "";
-  return `${moved}${it} is restarted${below} as a new generation; the answer comes when it is ready again.`;
+  const answers = others ? "Its running answers move to another replica at the next token. " : "Its running answers pause until it is back. ";
+  return `${taken.length ? answers : ""}${it} is restarted${below} as a new generation; the answer comes when it is ready again.`;
 }
 
 /** A refusal in sentences: what its status means here, what the node says, what it advises. */
