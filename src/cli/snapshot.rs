@@ -95,14 +95,9 @@ fn show(snapshots: &[Snapshot], args: &ShowArgs) -> Result<()> {
 }
 
 fn verify(config: &Config, snapshot: &Snapshot) -> Result<()> {
-    let bar = Bar::of_bytes("verify");
-    let report = snapshot::verify_snapshot(
-        snapshot,
-        options(config, &|progress| {
-            bar.add(progress.bytes, progress.bytes_total);
-        }),
-    )?;
-    drop(bar);
+    let report = with_bar(config, |options| {
+        snapshot::verify_snapshot(snapshot, options)
+    })?;
     println!(
         "{}: no fault, {} bytes of payloads",
         snapshot.id, report.payload_bytes
@@ -111,15 +106,9 @@ fn verify(config: &Config, snapshot: &Snapshot) -> Result<()> {
 }
 
 fn restore(config: &Config, layout: &DataDir, snapshot: &Snapshot) -> Result<()> {
-    let bar = Bar::of_bytes("verify");
-    let restored = snapshot::restore(
-        layout,
-        snapshot,
-        options(config, &|progress| {
-            bar.add(progress.bytes, progress.bytes_total);
-        }),
-    )?;
-    drop(bar);
+    let restored = with_bar(config, |options| {
+        snapshot::restore(layout, snapshot, options)
+    })?;
     println!(
         "restored {}: {} blocks, {} receipts, {} payload files brought back",
         snapshot.id, snapshot.manifest.blocks, snapshot.manifest.receipts, restored.payloads
@@ -127,13 +116,15 @@ fn restore(config: &Config, layout: &DataDir, snapshot: &Snapshot) -> Result<()>
     Ok(())
 }
 
-fn options<'a>(
+fn with_bar<T>(
     config: &Config,
-    progress: &'a (dyn Fn(blyan_chain::Progress) + Sync),
-) -> VerifyOptions<'a> {
-    VerifyOptions {
+    work: impl FnOnce(VerifyOptions<'_>) -> Result<T, ChainError>,
+) -> Result<T> {
+    let bar = Bar::of_bytes("verify");
+    let options = VerifyOptions {
         anchor: None,
         threads: config.chain.verify_threads,
-        progress,
-    }
+        progress: &|progress| bar.add(progress.bytes, progress.bytes_total),
+    };
+    Ok(work(options)?)
 }

@@ -8,7 +8,7 @@ use blyan_protocol::{ModelDescription, ModelId, PayloadLocation, Receipt, Reques
 use blyan_supervisors::{CallError, ChildSpec, ExitHandle, ExitReason, Probe, StartContext};
 use tokio::sync::oneshot;
 
-use crate::core::Head;
+use crate::core::{BlockQuery, Head, Lineage, Version};
 use crate::reader::StoredBlock;
 use crate::store::{ReceiptCursor, Store};
 use crate::writer::{Acceptance, Appended, ChainWriter, NewBlock};
@@ -42,6 +42,14 @@ pub(crate) struct GetBlock(pub BlockHash);
 #[derive(Message)]
 #[rtype(result = "Reply<Vec<u8>>")]
 pub(crate) struct GetBody(pub BlockHash);
+
+#[derive(Message)]
+#[rtype(result = "Reply<Vec<Version>>")]
+pub(crate) struct FindBlocks(pub BlockQuery, pub usize);
+
+#[derive(Message)]
+#[rtype(result = "Reply<Lineage>")]
+pub(crate) struct GetLineage(pub BlockHash, pub usize);
 
 #[derive(Message)]
 #[rtype(result = "Reply<ModelDescription>")]
@@ -165,6 +173,8 @@ answer!(GetHead(of) => GetHead, Option<Head>, |chain| Ok(chain.head(of)));
 answer!(GetGenesis => GetGenesis, Option<BlockHash>, |chain| Ok(chain.index().genesis()));
 answer!(GetBlock(hash) => GetBlock, StoredBlock, |chain| chain.block(hash));
 answer!(GetBody(hash) => GetBody, Vec<u8>, |chain| chain.body(hash));
+answer!(FindBlocks(query, count_max) => FindBlocks, Vec<Version>, |chain| Ok(chain.find(&query, count_max)));
+answer!(GetLineage(hash, count_max) => GetLineage, Lineage, |chain| chain.lineage(hash, count_max));
 answer!(GetModel(id) => GetModel, ModelDescription, |chain| chain.model(id));
 answer!(ListModels => ListModels, Vec<ModelId>, |chain| Ok(chain.models()));
 answer!(LocatePayload(payload) => LocatePayload, PayloadLocation, |chain| chain.locate(payload));

@@ -79,6 +79,8 @@ pub struct Weights {
     pub meta_ref: BlockHash,
     /// The blocks that it improves, in any order.
     pub parents: Vec<BlockHash>,
+    /// Older blocks of the tensor that it deprecates, in any order.
+    pub supersedes: Vec<BlockHash>,
 }
 
 /// A block on chain B. The same index and arguments give the same block.
@@ -94,9 +96,8 @@ pub fn weights_block(
     let genesis = index
         .genesis()
         .ok_or_else(|| ChainError::Malformed("the chain has no genesis yet".to_owned()))?;
-    let mut parents = weights.parents;
-    parents.sort_unstable();
-    parents.dedup();
+    let parents = sorted(weights.parents);
+    let superseded = sorted(weights.supersedes);
     let mut height = 0;
     for parent in &parents {
         let parent = index.get(parent).ok_or(ChainError::NoBlock(*parent))?;
@@ -110,6 +111,7 @@ pub fn weights_block(
         key,
     );
     header.depends_on = Some(parents);
+    header.supersedes = (!superseded.is_empty()).then_some(superseded);
     header.expert_name = Some(weights.name);
     header.layer_id = weights.name.layer();
     header.meta_ref = Some(weights.meta_ref);
@@ -119,6 +121,12 @@ pub fn weights_block(
         block: header.sign(key),
         body: None,
     })
+}
+
+fn sorted(mut hashes: Vec<BlockHash>) -> Vec<BlockHash> {
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes
 }
 
 fn header(
@@ -137,6 +145,7 @@ fn header(
         block_type,
         prev_hash: None,
         depends_on: None,
+        supersedes: None,
         expert_name: None,
         layer_id: None,
         meta_ref: None,

@@ -253,6 +253,7 @@ fn references<S: Store>(
 ) -> Result<HashSet<BlockHash>, ChainError> {
     let header = &stored.block.header;
     let mut named: HashSet<BlockHash> = header.depends_on.iter().flatten().copied().collect();
+    named.extend(header.supersedes.iter().flatten());
     named.extend(header.prev_hash);
     named.extend(header.meta_ref);
     if header.block_type == BlockType::Manifest {

@@ -9,10 +9,11 @@ use blyan_protocol::{
 use blyan_supervisors::ChildRef;
 
 use crate::actor::{
-    AppendBlocks, ChainActor, GetBlock, GetBody, GetGenesis, GetHead, GetModel, GetReceipt,
-    ListModels, ListReceipts, LocatePayload, Ping, RecordReceipts, RememberFp32,
+    AppendBlocks, ChainActor, FindBlocks, GetBlock, GetBody, GetGenesis, GetHead, GetLineage,
+    GetModel, GetReceipt, ListModels, ListReceipts, LocatePayload, Ping, RecordReceipts,
+    RememberFp32,
 };
-use crate::core::Head;
+use crate::core::{BlockQuery, Head, Lineage, Version};
 use crate::reader::StoredBlock;
 use crate::store::{ReceiptCursor, RocksStore, Store};
 use crate::writer::{Acceptance, Appended, NewBlock};
@@ -101,6 +102,27 @@ impl<S: Store> ChainHandle<S> {
     /// [`ChainError::NoBlock`]; [`ChainError::Corrupt`].
     pub async fn body(&self, hash: BlockHash) -> Result<Vec<u8>, ChainError> {
         self.ask(GetBody(hash)).await
+    }
+
+    /// At most `count_max` and [`BLOCKS_MAX`](crate::BLOCKS_MAX) blocks that a query asks for, in the order of
+    /// [`ChainIndex::find`](crate::ChainIndex::find).
+    ///
+    /// # Errors
+    /// [`ChainError::Call`].
+    pub async fn find(
+        &self,
+        query: BlockQuery,
+        count_max: usize,
+    ) -> Result<Vec<Version>, ChainError> {
+        self.ask(FindBlocks(query, count_max)).await
+    }
+
+    /// A block of chain B and at most `count_max` and [`BLOCKS_MAX`](crate::BLOCKS_MAX) of its ancestors, the nearest.
+    ///
+    /// # Errors
+    /// [`ChainError::NoBlock`] if it is not on chain B.
+    pub async fn lineage(&self, hash: BlockHash, count_max: usize) -> Result<Lineage, ChainError> {
+        self.ask(GetLineage(hash, count_max)).await
     }
 
     /// A published model: the newest, or the one with the id.

@@ -18,7 +18,8 @@ mod writer;
 pub use actor::ChainActor;
 pub use config::ChainConfig;
 pub use core::{
-    Added, Admission, BlockMeta, ChainIndex, Draft, Evidence, Head, ParamIndex, Payload, Refusal,
+    Added, Admission, BLOCKS_MAX, BlockMeta, BlockQuery, ChainIndex, Draft, Evidence, Head,
+    Lineage, ParamIndex, Payload, Refusal, Version,
 };
 pub use error::{ChainError, Genesis};
 pub use export::{ExportReport, export};

@@ -9,7 +9,7 @@ use blyan_protocol::{ModelDescription, ModelId, PayloadLocation, Receipt, Reques
 use parking_lot::Mutex;
 
 use crate::ChainError;
-use crate::core::{ChainIndex, Head, ParamIndex};
+use crate::core::{BLOCKS_MAX, BlockQuery, ChainIndex, Head, Lineage, ParamIndex, Version};
 use crate::store::{DataDir, ReceiptCursor, Records, RocksStore, Store};
 use crate::verify::Fault;
 
@@ -113,6 +113,21 @@ impl<S: Store> ChainReader<S> {
             block,
             commit,
         })
+    }
+
+    /// At most `count_max` and [`BLOCKS_MAX`] blocks that a query asks for, in the order of [`ChainIndex::find`].
+    pub fn find(&self, query: &BlockQuery, count_max: usize) -> Vec<Version> {
+        let found = self.index.find(query).take(count_max.min(BLOCKS_MAX));
+        found.map(|block| self.index.version(block)).collect()
+    }
+
+    /// A block of chain B and the ancestors nearest to it, at most `count_max` and [`BLOCKS_MAX`].
+    ///
+    /// # Errors
+    /// [`ChainError::NoBlock`] if it is not on chain B.
+    pub fn lineage(&self, hash: BlockHash, count_max: usize) -> Result<Lineage, ChainError> {
+        let lineage = self.index.lineage(hash, count_max.min(BLOCKS_MAX));
+        lineage.ok_or(ChainError::NoBlock(hash))
     }
 
     /// The payload of a block on chain A, checked against its hash.

@@ -221,9 +221,19 @@ impl<'a> Draft<'a> {
                 found: header.index,
             });
         }
-        match header.meta_ref {
-            Some(meta) if !self.is_architecture(&meta) => Err(Refusal::MetaRef(meta)),
-            _ => Ok(()),
+        if let Some(meta) = header.meta_ref.filter(|meta| !self.is_architecture(meta)) {
+            return Err(Refusal::MetaRef(meta));
+        }
+        self.check_superseded(header)
+    }
+
+    /// Existence and name only: whether the newer weights are better is not the chain's to say.
+    fn check_superseded(&self, header: &BlockHeader) -> Result<(), Refusal> {
+        let mut superseded = header.supersedes.iter().flatten();
+        let same = |hash: &BlockHash| self.get(hash).is_some_and(|b| b.name == header.expert_name);
+        match superseded.find(|hash| !same(hash)) {
+            Some(other) => Err(Refusal::Supersedes(*other)),
+            None => Ok(()),
         }
     }
 

@@ -7,7 +7,7 @@ use blyan_formats::{
 
 use super::{Draft, ParamIndex};
 
-/// What the index keeps of a block: about 200 bytes, so that memory grows with the number of blocks alone.
+/// What the index keeps of a block: about 300 bytes, so that memory grows with the number of blocks alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockMeta {
     /// The block.
@@ -26,6 +26,10 @@ pub struct BlockMeta {
     pub payload_len: u64,
     /// Chain B: what it depends on.
     pub parents: Vec<BlockHash>,
+    /// Chain B: the architecture block that it was made for.
+    pub meta_ref: Option<BlockHash>,
+    /// Chain B: what it deprecates.
+    pub supersedes: Vec<BlockHash>,
 }
 
 impl BlockMeta {
@@ -41,6 +45,8 @@ impl BlockMeta {
             payload: header.payload_hash,
             payload_len: header.payload_len,
             parents: header.depends_on.clone().unwrap_or_default(),
+            meta_ref: header.meta_ref,
+            supersedes: header.supersedes.clone().unwrap_or_default(),
         }
     }
 }
@@ -95,6 +101,10 @@ pub struct ChainIndex {
     chain_b: BTreeSet<(u64, BlockHash)>,
     tips_b: BTreeSet<BlockHash>,
     by_payload: HashMap<PayloadHash, BlockHash>,
+    /// Every block of a tensor, parents before children.
+    by_name: BTreeSet<(TensorName, u64, BlockHash)>,
+    /// Deprecated block to a block that replaces it.
+    superseded: BTreeSet<(BlockHash, BlockHash)>,
     params: Option<ParamIndex>,
 }
 
@@ -137,6 +147,10 @@ impl ChainIndex {
                     self.tips_b.remove(parent);
                 }
                 self.by_payload.entry(block.payload).or_insert(block.hash);
+                let named = block.name.map(|name| (name, block.index, block.hash));
+                self.by_name.extend(named);
+                let superseded = block.supersedes.iter().map(|old| (*old, block.hash));
+                self.superseded.extend(superseded);
             }
             _ => self.chain_a.push(block.hash),
         }
@@ -200,6 +214,22 @@ impl ChainIndex {
             }
             ChainId::C | ChainId::D => None,
         }
+    }
+
+    /// Every block that carries a tensor, parents before children.
+    pub fn versions(&self, name: TensorName) -> impl Iterator<Item = &BlockMeta> {
+        let all = (name, 0, BlockHash::from_bytes([0; 32]))
+            ..=(name, u64::MAX, BlockHash::from_bytes([0xff; 32]));
+        self.by_name
+            .range(all)
+            .filter_map(|(.., hash)| self.get(hash))
+    }
+
+    /// The blocks that deprecate this one, by hash; none where it is not deprecated (CHAIN-29).
+    pub fn superseded_by(&self, hash: BlockHash) -> impl Iterator<Item = BlockHash> + '_ {
+        let all =
+            (hash, BlockHash::from_bytes([0; 32]))..=(hash, BlockHash::from_bytes([0xff; 32]));
+        self.superseded.range(all).map(|(_, newer)| *newer)
     }
 
     /// The newest manifest, resolved.

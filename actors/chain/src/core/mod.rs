@@ -3,10 +3,12 @@
 mod draft;
 mod index;
 mod params;
+mod query;
 mod refusal;
 
 pub(crate) use draft::check_json;
 pub use draft::{Admission, Draft, Evidence, Payload};
 pub use index::{Added, BlockMeta, ChainIndex, Head};
 pub use params::ParamIndex;
+pub use query::{BLOCKS_MAX, BlockQuery, Lineage, Version};
 pub use refusal::Refusal;

@@ -55,6 +55,9 @@ pub enum Refusal {
     /// Chain B: `meta_ref` is no architecture block on chain A.
     #[error("its meta_ref {0} is no architecture block on chain A")]
     MetaRef(BlockHash),
+    /// Chain B: what it supersedes is no block of chain B that carries the same tensor.
+    #[error("it supersedes {0}, which is no block of the same tensor on chain B")]
+    Supersedes(BlockHash),
     /// There is no payload.
     #[error("its payload {0} is not there")]
     PayloadMissing(PayloadHash),
@@ -108,6 +111,7 @@ impl Refusal {
             Self::Cycle(_) => "cycle",
             Self::Parent(_) => "parent",
             Self::MetaRef(_) => "meta_ref",
+            Self::Supersedes(_) => "supersedes",
             Self::PayloadMissing(_) => "payload_missing",
             Self::PayloadLen { .. } => "payload_len",
             Self::PayloadHash(_) => "payload_hash",

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::SnapshotManifest;
 use crate::ChainError;
+use crate::store::leftovers::TEMP_SNAPSHOT_PREFIX;
 use crate::store::{DataDir, RocksStore};
 
-const TEMP_PREFIX: &str = ".tmp-";
 /// Hex digits of the root in an id.
 const ROOT_DIGITS: usize = 16;
 
@@ -35,7 +35,7 @@ impl Snapshots {
     /// A folder of its own for a snapshot in the making.
     pub(super) fn make_temp(&self) -> Result<DataDir, ChainError> {
         let number = NEXT_TEMP.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{TEMP_PREFIX}{}-{number}", std::process::id());
+        let name = format!("{TEMP_SNAPSHOT_PREFIX}{}-{number}", std::process::id());
         let temp = DataDir::new(self.0.join(name));
         let made = fs::create_dir_all(temp.payloads());
         made.map_err(|error| ChainError::io("make a snapshot's folder", error))?;
@@ -67,7 +67,7 @@ impl Snapshots {
     pub(super) fn list(&self) -> Result<Vec<Snapshot>, ChainError> {
         let mut snapshots = Vec::new();
         for name in self.names()? {
-            if name.starts_with(TEMP_PREFIX) {
+            if name.starts_with(TEMP_SNAPSHOT_PREFIX) {
                 continue;
             }
             let layout = DataDir::new(self.0.join(&name));
@@ -89,21 +89,12 @@ impl Snapshots {
 
     pub(super) fn remove(&self, snapshot: &Snapshot) -> Result<(), ChainError> {
         // Under another name first, so that no half a snapshot is listed.
-        let gone = self.0.join(format!("{TEMP_PREFIX}{}", snapshot.id));
+        let gone = self
+            .0
+            .join(format!("{TEMP_SNAPSHOT_PREFIX}{}", snapshot.id));
         let removed =
             fs::rename(snapshot.layout.root(), &gone).and_then(|()| fs::remove_dir_all(&gone));
         removed.map_err(|error| ChainError::io("remove a snapshot", error))
-    }
-
-    /// Removes what was interrupted in the making. Nobody else may be making one.
-    pub(super) fn clean(&self) -> Result<(), ChainError> {
-        for name in self.names()? {
-            if name.starts_with(TEMP_PREFIX) {
-                let removed = fs::remove_dir_all(self.0.join(name));
-                removed.map_err(|error| ChainError::io("remove half a snapshot", error))?;
-            }
-        }
-        Ok(())
     }
 
     fn names(&self) -> Result<Vec<String>, ChainError> {

@@ -16,7 +16,6 @@ use blyan_formats::{BlockHash, BlockType, ChainId, PayloadHash, SignedBlock};
 
 pub use folder::Snapshot;
 pub use manifest::SnapshotManifest;
-pub(crate) use restore::finish_interrupted;
 pub use restore::{Restored, restore};
 
 use crate::ChainError;

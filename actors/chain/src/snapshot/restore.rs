@@ -2,16 +2,18 @@
 //!
 //! The database of the snapshot is copied beside the present one and verified first; only then a marker is written and
 //! the two change places by renaming. A restore that is cut off before the marker has changed nothing; one that is cut
-//! off after it is finished by the next opening, see [`finish_interrupted`].
+//! off after it is finished by the next opening.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::folder::Snapshots;
 use super::{Contents, Snapshot, verify_snapshot};
 use crate::ChainError;
+use crate::store::leftovers::{
+    finish_interrupted, mark_restore, remove_dir, remove_file, sync_dir,
+};
 use crate::store::{DataDir, RocksStore, take_lock};
 use crate::verify::{VerifyOptions, VerifyReport};
 
@@ -42,7 +44,7 @@ pub fn restore(
     finish_interrupted(layout)?;
     let report = verify_snapshot(snapshot, options)?;
     let payloads = bring_payloads(layout, snapshot)?;
-    let prepared = prepare(layout, snapshot).and_then(|()| mark(layout, &snapshot.id));
+    let prepared = prepare(layout, snapshot).and_then(|()| mark_restore(layout, &snapshot.id));
     prepared.map_err(|error| ChainError::not_durable("a restore", &error))?;
     finish_interrupted(layout)?;
     Ok(Restored { report, payloads })
@@ -74,10 +76,7 @@ fn replace_by_link(from: &Path, to: &Path) -> io::Result<bool> {
     }
     // A name that the next opening cleans away.
     let temp = to.with_file_name(".tmp-restored");
-    match fs::remove_file(&temp) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_file(&temp)?;
     fs::hard_link(from, &temp)?;
     fs::rename(&temp, to)?;
     Ok(true)
@@ -102,55 +101,4 @@ fn prepare(layout: &DataDir, snapshot: &Snapshot) -> io::Result<()> {
     // The one of the restore before.
     remove_dir(&layout.replaced_db())?;
     sync_dir(layout.root())
-}
-
-/// From here on the restore is finished by whoever opens the directory.
-fn mark(layout: &DataDir, id: &str) -> io::Result<()> {
-    let temp = layout.restoring().with_extension("new");
-    fs::write(&temp, id)?;
-    File::open(&temp)?.sync_all()?;
-    fs::rename(&temp, layout.restoring())?;
-    sync_dir(layout.root())
-}
-
-/// Ends a restore that was cut off after its marker was written, and removes what one before its marker left. Whoever
-/// calls it holds the directory's lock.
-pub(crate) fn finish_interrupted(layout: &DataDir) -> Result<(), ChainError> {
-    let finish = || -> io::Result<()> {
-        if !layout.restoring().exists() {
-            return remove_dir(&layout.next_db());
-        }
-        if layout.next_db().exists() {
-            if layout.db().exists() {
-                fs::rename(layout.db(), layout.replaced_db())?;
-            }
-            fs::rename(layout.next_db(), layout.db())?;
-            sync_dir(layout.root())?;
-        }
-        // Unsynced records of the database that is replaced.
-        remove_file(&layout.doubtful())?;
-        remove_file(&layout.restoring())?;
-        sync_dir(layout.root())
-    };
-    finish().map_err(|error| ChainError::not_durable("a restore", &error))?;
-    Snapshots::of(layout).clean()
-}
-
-fn remove_dir(dir: &Path) -> io::Result<()> {
-    absent_is_well(fs::remove_dir_all(dir))
-}
-
-fn remove_file(file: &Path) -> io::Result<()> {
-    absent_is_well(fs::remove_file(file))
-}
-
-fn absent_is_well(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

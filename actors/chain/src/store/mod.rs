@@ -2,6 +2,7 @@
 
 mod disk;
 mod layout;
+pub(crate) mod leftovers;
 mod payloads;
 mod records;
 mod rocks;

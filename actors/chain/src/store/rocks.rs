@@ -13,11 +13,11 @@ use rocksdb::{
     WriteOptions,
 };
 
+use super::leftovers::finish_interrupted;
 use super::{
     Batch, DataDir, Disk, Family, PayloadDir, RealDisk, Store, TempPayloads, Visit, WriteToken,
 };
 use crate::ChainError;
-use crate::snapshot::finish_interrupted;
 
 /// How long a write or a new generation waits for a write of the generation before.
 pub const WRITE_WAIT_MAX: Duration = Duration::from_secs(5);
