@@ -8,15 +8,25 @@ use super::{
 };
 use crate::{ExitReason, Restart, Shutdown, Strategy, TreeEvent};
 
+/// Far more rounds than any tree needs, which is a few for each of its levels.
+const ROUNDS_MAX: usize = 10_000;
+
 impl Core {
     /// Makes moves until nothing is left to be done without news from outside.
     pub(super) fn settle(&mut self, now: Duration) {
-        // Children stand behind their parents, so each round goes from the leaves to the root.
-        while !self.ended
-            && (0..self.nodes.len())
-                .rev()
-                .fold(false, |moved, ix| moved | self.reconcile(ix, now))
-        {}
+        for round in 0.. {
+            debug_assert!(round < ROUNDS_MAX, "moves without end");
+            if self.ended || !self.go_round(now) {
+                break;
+            }
+        }
+    }
+
+    /// Children stand behind their parents, so each round goes from the leaves to the root.
+    fn go_round(&mut self, now: Duration) -> bool {
+        (0..self.nodes.len())
+            .rev()
+            .fold(false, |moved, ix| moved | self.reconcile(ix, now))
     }
 
     /// True when it has moved a child, which may be a supervisor with moves of its own to make.

@@ -154,7 +154,7 @@ fn a_child_can_be_removed_while_its_supervisor_is_down() {
     assert_eq!(world.take_log(), ["start inner/c 2", "start d 2"]);
 }
 
-/// Supervisors x and y with a worker each; y has to pause before its second restart.
+/// Supervisors x and y with a worker each, two levels below them; x and y have to pause before their second restart.
 fn two_groups() -> World {
     let mut core = Core::new("node", Strategy::OneForOne, Window::SUPERVISOR, settings());
     let patient = Rules {
@@ -165,10 +165,11 @@ fn two_groups() -> World {
         },
         ..rules(Restart::Permanent)
     };
+    let (strategy, none) = (Strategy::OneForOne, Window::new(0, SECOND));
     for id in ["x", "y"] {
-        let none = Window::new(0, SECOND);
-        let group = core.add_supervisor(0, id, patient.clone(), Strategy::OneForOne, none);
-        core.add_worker(group, "w", rules(Restart::Permanent));
+        let group = core.add_supervisor(0, id, patient.clone(), strategy, none);
+        let inner = core.add_supervisor(group, "inner", rules(Restart::Permanent), strategy, none);
+        core.add_worker(inner, "w", rules(Restart::Permanent));
     }
     World::new(core).booted()
 }
@@ -176,8 +177,8 @@ fn two_groups() -> World {
 #[test]
 fn a_stop_and_a_start_that_fall_together_are_both_carried_through() {
     let mut world = two_groups();
-    world.panics("y/w");
-    world.panics("y/w");
+    world.panics("y/inner/w");
+    world.panics("y/inner/w");
     assert_eq!(world.state("y"), ChildState::BackingOff);
     world.take_log();
     // The order comes at the instant at which the pause ends, ahead of the tick.
@@ -186,10 +187,8 @@ fn a_stop_and_a_start_that_fall_together_are_both_carried_through() {
     world
         .command(Command::Restart { node })
         .expect("it is no root");
-    assert_eq!(
-        world.take_log(),
-        ["start y/w 3", "stop x/w 1", "start x/w 2"]
-    );
+    let expected = ["start y/inner/w 3", "stop x/inner/w 1", "start x/inner/w 2"];
+    assert_eq!(world.take_log(), expected);
     world.passes(Duration::ZERO);
     assert_eq!(world.take_log(), Vec::<String>::new());
 }
