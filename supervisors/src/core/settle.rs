@@ -8,14 +8,15 @@ use super::{
 };
 use crate::{ExitReason, Restart, Shutdown, Strategy, TreeEvent};
 
-/// Far more rounds than any tree needs, which is a few for each of its levels.
+/// Far more rounds than any tree needs, which is a few for each of its levels. One that never came to rest would hold
+/// its lock for ever; a panic ends it as [`SupervisionLost`](crate::TreeExit::SupervisionLost).
 const ROUNDS_MAX: usize = 10_000;
 
 impl Core {
     /// Makes moves until nothing is left to be done without news from outside.
     pub(super) fn settle(&mut self, now: Duration) {
         for round in 0.. {
-            debug_assert!(round < ROUNDS_MAX, "moves without end");
+            assert!(round < ROUNDS_MAX, "moves without end");
             if self.ended || !self.go_round(now) {
                 break;
             }
