@@ -46,8 +46,10 @@ fn read_routes(config: &mut ServiceConfig) {
     config
         .service(at("/experts/top").route(read().to(reads::experts_top)))
         .service(at("/experts/stats/{name}").route(read().to(reads::expert_stats)))
+        .service(at("/experts/{name}/versions").route(read().to(reads::expert_versions)))
         .service(at("/chain/{id}/head").route(read().to(reads::chain_head)))
         .service(at("/chain/{id}/blocks/{hash}").route(read().to(reads::block)))
+        .service(at("/chain/B/lineage/{hash}").route(read().to(reads::lineage)))
         .service(at("/genesis/hash").route(read().to(reads::genesis_hash)))
         .service(at("/health").route(read().to(health::health)))
         .service(at("/ready").route(read().to(health::ready)))

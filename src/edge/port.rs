@@ -7,7 +7,10 @@ use blyan_protocol::{BoxFuture, ChatEvent, ChatRequest, ModelId, PublicError};
 use blyan_supervisors::TreeNode;
 use tokio::sync::mpsc;
 
-use super::replies::{BlockReply, ChainHead, ExpertStats, Health, IntegrityStatus, SnapshotReply};
+use super::replies::{
+    BlockReply, ChainHead, ExpertStats, Health, IntegrityStatus, LineageReply, SnapshotReply,
+    VersionReply,
+};
 
 /// The model that answers.
 #[derive(Clone, Debug)]
@@ -48,6 +51,10 @@ pub trait NodePort: Send + Sync {
         chain: ChainId,
         hash: BlockHash,
     ) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>>;
+    /// Every block of a tensor, parents before children; empty where there is none.
+    fn versions(&self, name: TensorName) -> BoxFuture<'_, Result<Vec<VersionReply>, PublicError>>;
+    /// A block of chain B and its ancestors; `None` where there is no such block.
+    fn lineage(&self, hash: BlockHash) -> BoxFuture<'_, Result<Option<LineageReply>, PublicError>>;
     /// Makes a snapshot of the store.
     fn make_snapshot(&self) -> BoxFuture<'_, Result<SnapshotReply, PublicError>>;
     /// The snapshots, oldest first.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody, invalid};
-use super::replies::{BlockReply, ChainHead, ExpertStats};
+use super::replies::{BlockReply, ChainHead, ExpertStats, LineageReply, VersionReply};
 use super::state::EdgeState;
 
 const TOP_DEFAULT: usize = 20;
@@ -65,9 +65,83 @@ pub async fn expert_stats(
     Ok(HttpResponse::Ok().json(stats.ok_or_else(nothing)?))
 }
 
-/// The newest block of chain A or B.
+/// `GET /experts/{name}/versions`
+#[derive(Serialize, ToSchema)]
+pub struct VersionsReply {
+    /// Parents before children; at most 1000.
+    versions: Vec<VersionReply>,
+}
+
+/// Every block that carries a tensor, deprecated ones too.
+#[utoipa::path(get, path = "/experts/{name}/versions", tag = "experts", params(("name" = String, Path)), responses(
+    (status = 200, body = VersionsReply),
+    (status = 404, body = ErrorBody),
+))]
+pub async fn expert_versions(
+    state: web::Data<EdgeState>,
+    name: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let nothing = || {
+        missing(
+            "The chain has no block of this name.",
+            "`blyan model info` lists the names of the current model.",
+        )
+    };
+    let name: TensorName = name.parse().map_err(|_| nothing())?;
+    let versions = state.node.versions(name).await?;
+    if versions.is_empty() {
+        return Err(nothing().into());
+    }
+    Ok(HttpResponse::Ok().json(VersionsReply { versions }))
+}
+
+/// What a block of chain B came from: the block and its ancestors, the nearest 1000.
+#[utoipa::path(get, path = "/chain/B/lineage/{hash}", tag = "chain", params(("hash" = String, Path)), responses(
+    (status = 200, body = LineageReply),
+    (status = 404, body = ErrorBody),
+))]
+pub async fn lineage(
+    state: web::Data<EdgeState>,
+    hash: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let hash = hash_of(&hash)?;
+    let nothing = || {
+        missing(
+            "Chain B has no block of this hash.",
+            "GET /experts/{name}/versions names an expert's blocks.",
+        )
+    };
+    let lineage = state.node.lineage(hash).await?;
+    Ok(HttpResponse::Ok().json(lineage.ok_or_else(nothing)?))
+}
+
+/// The newest end of a chain, which may be empty.
+#[derive(Serialize, ToSchema)]
+pub struct HeadReply {
+    /// `A`, `B`, `C` or `D`.
+    chain: String,
+    /// The newest block; null on an empty chain.
+    hash: Option<String>,
+    /// Its index; null on an empty chain.
+    index: Option<u64>,
+    /// Blocks on the chain.
+    blocks: u64,
+}
+
+impl HeadReply {
+    fn of(chain: ChainId, head: Option<ChainHead>) -> Self {
+        Self {
+            chain: chain.to_string(),
+            blocks: head.as_ref().map_or(0, |head| head.blocks),
+            index: head.as_ref().map(|head| head.index),
+            hash: head.map(|head| head.hash),
+        }
+    }
+}
+
+/// The newest block of a chain; an empty chain has `hash` null.
 #[utoipa::path(get, path = "/chain/{id}/head", tag = "chain", params(("id" = String, Path)), responses(
-    (status = 200, body = ChainHead),
+    (status = 200, body = HeadReply),
     (status = 404, body = ErrorBody),
 ))]
 pub async fn chain_head(
@@ -76,13 +150,7 @@ pub async fn chain_head(
 ) -> Result<HttpResponse, ApiError> {
     let chain = chain_of(&id)?;
     let head = state.node.chain_head(chain).await?;
-    let empty = || {
-        missing(
-            "The chain has no block yet.",
-            "Ask again when the import is done.",
-        )
-    };
-    Ok(HttpResponse::Ok().json(head.ok_or_else(empty)?))
+    Ok(HttpResponse::Ok().json(HeadReply::of(chain, head)))
 }
 
 /// One block.
@@ -96,10 +164,7 @@ pub async fn block(
     path: web::Path<(String, String)>,
 ) -> Result<HttpResponse, ApiError> {
     let chain = chain_of(&path.0)?;
-    let hash: BlockHash = path
-        .1
-        .parse()
-        .map_err(|_| invalid("A block's hash is 64 lower-case hex digits."))?;
+    let hash = hash_of(&path.1)?;
     let block = state.node.block(chain, hash).await?;
     let nothing = || {
         missing(
@@ -121,6 +186,11 @@ pub struct GenesisReply {
 pub async fn genesis_hash(state: web::Data<EdgeState>) -> Result<HttpResponse, ApiError> {
     let genesis_hash = state.node.genesis_hash().await?.to_string();
     Ok(HttpResponse::Ok().json(GenesisReply { genesis_hash }))
+}
+
+fn hash_of(text: &str) -> Result<BlockHash, PublicError> {
+    text.parse()
+        .map_err(|_| invalid("A block's hash is 64 lower-case hex digits."))
 }
 
 fn chain_of(id: &str) -> Result<ChainId, PublicError> {

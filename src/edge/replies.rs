@@ -178,6 +178,40 @@ pub struct ChainHead {
     pub blocks: u64,
 }
 
+/// One version of a tensor: a block of chain B, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VersionReply {
+    /// The tensor, for instance `layer4.expert7`.
+    pub name: String,
+    /// The block hash.
+    pub hash: String,
+    /// 0 without parents, else 1 + the highest index of the parents.
+    pub index: u64,
+    /// Merkle root of the weights.
+    pub payload_hash: String,
+    /// Their length in bytes.
+    pub payload_len: u64,
+    /// The blocks that it was made from.
+    pub depends_on: Vec<String>,
+    /// The architecture block that it was made for.
+    pub meta_ref: Option<String>,
+    /// The blocks that it deprecates.
+    pub supersedes: Vec<String>,
+    /// The blocks that deprecate it. It stays on the chain.
+    pub superseded_by: Vec<String>,
+    /// Whether the newest manifest names it.
+    pub current: bool,
+}
+
+/// A block of chain B and what it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LineageReply {
+    /// Parents before children; the block that was asked for is the last.
+    pub blocks: Vec<VersionReply>,
+    /// Whether there are older ancestors than these.
+    pub truncated: bool,
+}
+
 /// One block with its signature and the record of who accepted it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct BlockReply {

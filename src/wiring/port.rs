@@ -17,10 +17,11 @@ use blyan_supervisors::{ChildRef, ChildState, NodeKind, TreeHandle, TreeNode};
 
 use super::snapshots;
 use super::tree::REPLICAS;
+use super::versions;
 use crate::config::Config;
 use crate::edge::replies::{
     BlockReply, ChainHead, CorruptBlock, ExpertStats, Health, HealthStatus, IntegrityStatus,
-    SnapshotReply,
+    LineageReply, SnapshotReply, VersionReply,
 };
 use crate::edge::{Answer, NodePort, ServedModel};
 
@@ -248,6 +249,14 @@ impl NodePort for Port {
                 commit: json(&stored.commit)?,
             }))
         })
+    }
+
+    fn versions(&self, name: TensorName) -> BoxFuture<'_, Result<Vec<VersionReply>, PublicError>> {
+        Box::pin(async move { Ok(versions::versions(&self.chain, name).await?) })
+    }
+
+    fn lineage(&self, hash: BlockHash) -> BoxFuture<'_, Result<Option<LineageReply>, PublicError>> {
+        Box::pin(async move { Ok(versions::lineage(&self.chain, hash).await?) })
     }
 
     fn make_snapshot(&self) -> BoxFuture<'_, Result<SnapshotReply, PublicError>> {

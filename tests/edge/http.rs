@@ -123,7 +123,28 @@ async fn every_fault_of_a_request_has_the_same_shape() {
             "not_found",
         ),
         (house.get("/chain/Z/head").await, 404, "not_found"),
-        (house.get("/chain/B/head").await, 404, "not_found"),
+        (
+            house.get("/experts/layer0.expert9/versions").await,
+            404,
+            "not_found",
+        ),
+        (
+            house.get("/experts/nobody/versions").await,
+            404,
+            "not_found",
+        ),
+        (
+            house.get("/chain/B/lineage/zz").await,
+            400,
+            "invalid_request",
+        ),
+        (
+            house
+                .get(&format!("/chain/B/lineage/{}", "ab".repeat(32)))
+                .await,
+            404,
+            "not_found",
+        ),
         (
             house.get("/chain/A/blocks/zz").await,
             400,
@@ -221,6 +242,11 @@ async fn reads_answer() {
     assert_eq!(house.get("/ready").await.json()["ready"], true);
     assert_eq!(house.get("/monitoring/health").await.json()["status"], "ok");
     assert_eq!(house.get("/chain/a/head").await.json()["blocks"], 3);
+    for chain in ["B", "C", "D"] {
+        let reply = house.get(&format!("/chain/{chain}/head")).await;
+        let empty = json!({"chain": chain, "hash": null, "index": null, "blocks": 0});
+        assert_eq!((reply.status, reply.json()), (200, empty));
+    }
     assert_eq!(
         house.get("/genesis/hash").await.json()["genesis_hash"],
         "01".repeat(32)
@@ -228,6 +254,13 @@ async fn reads_answer() {
     assert_eq!(
         house.get("/experts/top").await.json(),
         json!({"experts": []})
+    );
+    let versions = house.get("/experts/layer0.expert1/versions").await.json();
+    assert_eq!(versions["versions"][0]["current"], true);
+    let lineage = format!("/chain/B/lineage/{}", "05".repeat(32));
+    assert_eq!(
+        house.get(&lineage).await.json()["blocks"],
+        versions["versions"]
     );
     let head = client().head(house.url("/health")).send().await.unwrap();
     assert_eq!(head.status(), 200);
@@ -275,7 +308,9 @@ async fn every_route_is_documented_and_the_page_works_offline() {
         "/v1/models/{id}",
         "/experts/top",
         "/experts/stats/{name}",
+        "/experts/{name}/versions",
         "/chain/{id}/head",
+        "/chain/B/lineage/{hash}",
         "/chain/{id}/blocks/{hash}",
         "/genesis/hash",
         "/health",

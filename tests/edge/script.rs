@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blyan::edge::replies::{
-    BlockReply, ChainHead, ExpertStats, Health, HealthStatus, IntegrityStatus, SnapshotReply,
+    BlockReply, ChainHead, ExpertStats, Health, HealthStatus, IntegrityStatus, LineageReply,
+    SnapshotReply, VersionReply,
 };
 use blyan::edge::{Answer, NodePort, ServedModel};
 use blyan_formats::{BlockHash, ChainId, TensorName};
@@ -32,6 +33,22 @@ pub struct Script {
 
 pub fn model_id() -> ModelId {
     ModelId(BlockHash::from_bytes([0xab; 32]))
+}
+
+/// A first version that the newest manifest names.
+fn version(name: TensorName) -> VersionReply {
+    VersionReply {
+        name: name.to_string(),
+        hash: "05".repeat(32),
+        index: 0,
+        payload_hash: "06".repeat(32),
+        payload_len: 9,
+        depends_on: Vec::new(),
+        meta_ref: Some("07".repeat(32)),
+        supersedes: Vec::new(),
+        superseded_by: Vec::new(),
+        current: true,
+    }
 }
 
 pub fn unavailable() -> PublicError {
@@ -238,6 +255,23 @@ impl NodePort for Script {
         _: BlockHash,
     ) -> BoxFuture<'_, Result<Option<BlockReply>, PublicError>> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn versions(&self, name: TensorName) -> BoxFuture<'_, Result<Vec<VersionReply>, PublicError>> {
+        Box::pin(async move {
+            let known = name == TensorName::expert_of(0, 1);
+            Ok(known.then(|| version(name)).into_iter().collect())
+        })
+    }
+
+    fn lineage(&self, hash: BlockHash) -> BoxFuture<'_, Result<Option<LineageReply>, PublicError>> {
+        Box::pin(async move {
+            let known = hash == BlockHash::from_bytes([5; 32]);
+            Ok(known.then(|| LineageReply {
+                blocks: vec![version(TensorName::expert_of(0, 1))],
+                truncated: false,
+            }))
+        })
     }
 
     fn make_snapshot(&self) -> BoxFuture<'_, Result<SnapshotReply, PublicError>> {

@@ -299,11 +299,11 @@ CHAIN_OF |= {"expert": "B", "router": "B", "shared_weights": "B"}
 HEADER = {
     "version": integer(32), "network_id": is_hash, "chain": one_of("A", "B", "C", "D"), "index": integer(64),
     "timestamp_ms": integer(64), "block_type": one_of(*CHAIN_OF), "prev_hash": is_hash,
-    "depends_on": list_of(is_hash), "expert_name": is_name, "layer_id": integer(16), "meta_ref": is_hash,
+    "depends_on": list_of(is_hash), "supersedes": list_of(is_hash), "expert_name": is_name, "layer_id": integer(16), "meta_ref": is_hash,
     "payload_type": one_of("json", "tensorblock"), "payload_hash": is_hash, "payload_len": integer(64),
     "nonce": integer(64), "miner_pub": is_key,
 }  # fmt: skip
-OPTIONAL = ("prev_hash", "depends_on", "expert_name", "layer_id", "meta_ref")
+OPTIONAL = ("prev_hash", "depends_on", "supersedes", "expert_name", "layer_id", "meta_ref")
 PAYLOAD_LEN_MAX = {"json": 16 << 20, "tensorblock": 16 << 30}
 SIGNED_LEN_MAX = 16 * 1024
 
@@ -321,6 +321,7 @@ def check_header(header):
     require(("prev_hash" in header) == (not on_b and index > 0), "prev_hash", "belongs in linear chains from index 1 on")
     for name in ("depends_on", "expert_name", "meta_ref"):
         require((name in header) == on_b, name, "belongs in every block of chain B, and only there")
+    check_superseded(header.get("supersedes"), on_b)
     layer = None
     if on_b:
         check_parents(header["depends_on"], index)
@@ -336,6 +337,15 @@ def check_parents(parents, index):
     ordered = all(a < b for a, b in zip(parents, parents[1:]))
     require(ordered, "depends_on", "is not sorted or repeats an entry")
     require((not parents) == (index == 0), "index", "is 0 exactly when depends_on is empty")
+
+
+def check_superseded(superseded, on_b):
+    if superseded is None:
+        return
+    require(on_b, "supersedes", "belongs on chain B only")
+    require(1 <= len(superseded) <= 64, "supersedes", "has not 1 to 64 entries")
+    ordered = all(a < b for a, b in zip(superseded, superseded[1:]))
+    require(ordered, "supersedes", "is not sorted or repeats an entry")
 
 
 def check_payload_fields(header, kind):
@@ -568,6 +578,9 @@ class Chain:
             expected = max(expected, found["index"] + 1)
         require(header["index"] == expected, "index", f"is {header['index']}, its parents ask for {expected}")
         self.check_architecture_of(header["meta_ref"], "meta_ref")
+        for older in header.get("supersedes", ()):
+            same = self.blocks.get(older, {}).get("expert_name") == header["expert_name"]
+            require(same, "supersedes", f"{older} is no earlier block of the same tensor")
 
     def check_architecture_of(self, block, field):
         found = self.blocks.get(block)

@@ -59,7 +59,7 @@ def without_last(name):
     return lambda body: body | {name: dict(list(body[name].items())[:-1])}
 
 
-EXPERT, CHILD = "layer0.expert1", "layer0.expert1 v2"
+EXPERT, CHILD, NEWEST = "layer0.expert1", "layer0.expert1 v2", "layer0.expert1 v3"
 
 HEADER_FAULTS = [
     Fault("version", "header", EXPERT, put(version=2), "version"),
@@ -83,11 +83,17 @@ HEADER_FAULTS = [
     Fault("depends_on on A", "header", "manifest", put(depends_on=[]), "depends_on"),
     Fault("unknown parent", "header", CHILD, put(depends_on=[UNKNOWN]), f"depends_on: {UNKNOWN}"),
     Fault("parent on chain A", "header", CHILD, lambda h: h | {"depends_on": [h["meta_ref"]]}, "no earlier block of chain B"),
-    Fault("parents unsorted", "header", f"{EXPERT} v3", lambda h: h | {"depends_on": h["depends_on"][::-1]}, "not sorted"),
+    Fault("parents unsorted", "header", NEWEST, lambda h: h | {"depends_on": h["depends_on"][::-1]}, "not sorted"),
     Fault("parent twice", "header", CHILD, lambda h: h | {"depends_on": h["depends_on"] * 2}, "repeats"),
     Fault("meta_ref is no architecture", "header", EXPERT, lambda h: h | {"meta_ref": h["network_id"]}, "meta_ref"),
     Fault("meta_ref unknown", "header", EXPERT, put(meta_ref=UNKNOWN), "meta_ref"),
     Fault("no meta_ref", "header", EXPERT, drop("meta_ref"), "meta_ref"),
+    Fault("supersedes on A", "header", "manifest", put(supersedes=[UNKNOWN]), "supersedes"),
+    Fault("supersedes nothing", "header", NEWEST, put(supersedes=[]), "supersedes: has not 1"),
+    Fault("supersedes unknown", "header", NEWEST, put(supersedes=[UNKNOWN]), f"supersedes: {UNKNOWN}"),
+    Fault("supersedes another tensor", "header", NEWEST, lambda h: h | {"supersedes": h["depends_on"]}, "no earlier block of the same"),
+    Fault("supersedes twice", "header", NEWEST, lambda h: h | {"supersedes": h["supersedes"] * 2}, "supersedes: is not sorted"),
+    Fault("supersedes the architecture", "header", NEWEST, lambda h: h | {"supersedes": [h["meta_ref"]]}, "no earlier block of the same"),
     Fault("name of another type", "header", EXPERT, put(expert_name="layer0.router"), "expert_name"),
     Fault("no name", "header", EXPERT, put(expert_name="layer00.expert1"), "expert_name"),
     Fault("expert not in the architecture", "header", EXPERT, put(expert_name="layer0.expert2"), "architecture asks for None"),

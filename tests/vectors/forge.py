@@ -218,7 +218,7 @@ class Forge:
         self.meta("manifest", "manifest", {"architecture": architecture, "entries": entries})
         self.meta("audit_anchor", "audit_anchor", {"count": 3, "head": sha256(b"log").hex()})
         newer = [self.tensor(f"{name} v2", name, architecture, [entries[name]]) for name in ("layer0.expert0", "layer0.expert1")]
-        joined = self.tensor("layer0.expert1 v3", "layer0.expert1", architecture, sorted(newer))
+        joined = self.tensor("layer0.expert1 v3", "layer0.expert1", architecture, sorted(newer), [entries["layer0.expert1"]])
         self.meta("manifest v2", "manifest", {"architecture": architecture, "entries": entries | {"layer0.expert1": joined}})
 
     def meta(self, label, kind, body):
@@ -229,13 +229,15 @@ class Forge:
         self.on_a.append(self.append(label, header, data))
         return self.on_a[-1]
 
-    def tensor(self, label, name, architecture, parents):
+    def tensor(self, label, name, architecture, parents, superseded=()):
         data = self.tweak("bytes", label, weights(name, label))
         part = name.split(".")[-1]
         kind = "router" if part == "router" else "expert" if part.startswith("expert") else "shared_weights"
         index = max((self.heights[parent] + 1 for parent in parents), default=0)
         header = self.header("B", kind, index, data, "tensorblock")
         header |= {"depends_on": parents, "expert_name": name, "meta_ref": architecture}
+        if superseded:
+            header |= {"supersedes": list(superseded)}
         if name.startswith("layer"):
             header |= {"layer_id": int(name[5 : name.index(".")])}
         block = self.append(label, header, data)

@@ -16,6 +16,9 @@ pub const BLOCK_VERSION: u32 = 1;
 /// Most parents of a block on chain B.
 pub const DEPENDS_ON_MAX: usize = 64;
 
+/// Most blocks that one block supersedes.
+pub const SUPERSEDES_MAX: usize = 64;
+
 /// Longest canonical JSON of a signed block, in bytes.
 pub const SIGNED_BLOCK_LEN_MAX: usize = 16 * 1024;
 
@@ -177,6 +180,10 @@ pub struct BlockHeader {
     /// Chain B, always present there: parents on the same chain, sorted, without repetition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depends_on: Option<Vec<BlockHash>>,
+    /// Chain B, absent where it replaces nothing: older blocks of the same tensor that are deprecated from here on, sorted,
+    /// without repetition. They stay on the chain, and verifiable (CHAIN-29).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<Vec<BlockHash>>,
     /// Chain B: the tensor in the payload. The field has the specification's name also for tensors that are no expert.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expert_name: Option<TensorName>,
@@ -224,6 +231,12 @@ pub enum BlockError {
     DependsOnOrder,
     #[error("on chain B index is 0 exactly when depends_on is empty")]
     IndexOfParents,
+    #[error("supersedes belongs on chain B only")]
+    SupersedesPlace,
+    #[error("supersedes has {0} entries, not 1 to {SUPERSEDES_MAX}")]
+    SupersedesLen(usize),
+    #[error("supersedes is not sorted or repeats an entry")]
+    SupersedesOrder,
     #[error("expert_name belongs in every block of chain B, and only there")]
     ExpertNamePlace,
     #[error("expert_name {name} does not fit block type {block_type}")]
@@ -292,6 +305,7 @@ impl BlockHeader {
             return Err(BlockError::Timestamp(self.timestamp_ms));
         }
         self.check_links()?;
+        self.check_superseded()?;
         self.check_tensor_fields()?;
         self.check_payload()
     }
@@ -333,6 +347,22 @@ impl BlockHeader {
         }
         if parents.is_empty() != (self.index == 0) {
             return Err(BlockError::IndexOfParents);
+        }
+        Ok(())
+    }
+
+    fn check_superseded(&self) -> Result<(), BlockError> {
+        let Some(superseded) = &self.supersedes else {
+            return Ok(());
+        };
+        if self.chain != ChainId::B {
+            return Err(BlockError::SupersedesPlace);
+        }
+        if !(1..=SUPERSEDES_MAX).contains(&superseded.len()) {
+            return Err(BlockError::SupersedesLen(superseded.len()));
+        }
+        if !superseded.is_sorted_by(|a, b| a < b) {
+            return Err(BlockError::SupersedesOrder);
         }
         Ok(())
     }

@@ -175,6 +175,7 @@ fn compose_blocks<S: Store>(
             payload_len: payload.len,
             meta_ref,
             parents: Vec::new(),
+            supersedes: Vec::new(),
         };
         let block = weights_block(chain.index(), weights, timestamp_ms, key)?;
         entries.insert(*name, block.block.hash());

@@ -1,9 +1,9 @@
 //! The rules of the chain against a plain model: a list of blocks that is searched from end to end.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use blyan_chain::compose::{Weights, genesis_block, meta_block, weights_block};
-use blyan_chain::{Admission, ChainIndex, Evidence, Payload, Refusal};
+use blyan_chain::{Admission, BlockQuery, ChainIndex, Evidence, Payload, Refusal};
 use blyan_formats::bodies::Payload as _;
 use blyan_formats::{
     ArchitectureBody, BlockHash, BlockType, ChainId, ManifestBody, NetworkId, NodeKey, PayloadHash,
@@ -12,6 +12,9 @@ use blyan_formats::{
 use proptest::prelude::*;
 
 use crate::support::{NOW_MS, architecture, key};
+
+/// Fewest offers to one chain.
+const CHAIN_LEN_MIN: usize = 20;
 
 /// What is wrong with a block that is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,9 @@ enum Flaw {
     ParentOnA,
     UnknownMeta,
     MetaIsGenesis,
+    SupersedesUnknown,
+    SupersedesOtherTensor,
+    SupersedesArchitecture,
     NoPayload,
     LongPayload,
     OtherBody,
@@ -63,7 +69,8 @@ fn offers() -> impl Strategy<Value = Vec<Offer>> {
         12 => Just(None),
         18 => prop::sample::select(vec![
             Again, Version, ForeignSignature, UnauthorisedSigner, OtherNetwork, IndexAhead, PrevHash, UnknownParent,
-            ParentOnA, UnknownMeta, MetaIsGenesis, NoPayload, LongPayload, OtherBody, OtherGenesis,
+            ParentOnA, UnknownMeta, MetaIsGenesis, SupersedesUnknown, SupersedesOtherTensor, SupersedesArchitecture,
+            NoPayload, LongPayload, OtherBody, OtherGenesis,
             ManifestUnknownBlock, ManifestSwappedNames, ManifestLacksName,
         ]),
     ];
@@ -82,7 +89,7 @@ fn offers() -> impl Strategy<Value = Vec<Offer>> {
         parents,
         commit,
     });
-    prop::collection::vec(offer, 1..60)
+    prop::collection::vec(offer, CHAIN_LEN_MIN..60)
 }
 
 /// Two tensors make a model, so that manifests come about by chance.
@@ -129,6 +136,20 @@ impl Plain {
             .iter()
             .filter(|held| held.block.header.expert_name == Some(name))
             .collect()
+    }
+
+    /// The block and everything that it depends on.
+    fn ancestors(&self, hash: BlockHash) -> BTreeSet<BlockHash> {
+        let mut found = BTreeSet::from([hash]);
+        let mut waiting = vec![hash];
+        while let Some(next) = waiting.pop() {
+            let parents = self
+                .find(next)
+                .into_iter()
+                .flat_map(|held| held.block.header.depends_on.iter().flatten());
+            waiting.extend(parents.filter(|parent| found.insert(**parent)));
+        }
+        found
     }
 
     fn tips_of_b(&self) -> usize {
@@ -206,6 +227,7 @@ impl Offerer<'_> {
             payload_len: 100,
             meta_ref,
             parents: (0..offer.parents).filter_map(parent).collect(),
+            supersedes: self.older(names[offer.pick % names.len()], offer),
         };
         let new =
             weights_block(self.index, weights, NOW_MS + offer.pick as u64, self.miner).unwrap();
@@ -215,6 +237,14 @@ impl Offerer<'_> {
             file_len: Some(100),
             breaks: None,
         })
+    }
+
+    /// One block of the tensor, for every third offer.
+    fn older(&self, name: TensorName, offer: &Offer) -> Vec<BlockHash> {
+        let named = self.plain.named(name);
+        let chosen = named.get(offer.pick / 3 % named.len().max(1));
+        let chosen = chosen.filter(|_| offer.pick.is_multiple_of(3));
+        chosen.map(|held| held.hash).into_iter().collect()
     }
 
     fn meta(&self, block_type: BlockType, body: Vec<u8>, offer: &Offer) -> Offered {
@@ -347,6 +377,22 @@ impl Offerer<'_> {
                 header.meta_ref = self.index.genesis();
                 "meta_ref"
             }
+            Flaw::SupersedesUnknown if on_b => {
+                header.supersedes = Some(vec![foreign]);
+                "supersedes"
+            }
+            Flaw::SupersedesOtherTensor if on_b => {
+                let others = self.plain.on(ChainId::B);
+                let other = others
+                    .iter()
+                    .find(|held| held.block.header.expert_name != header.expert_name)?;
+                header.supersedes = Some(vec![other.hash]);
+                "supersedes"
+            }
+            Flaw::SupersedesArchitecture if on_b => {
+                header.supersedes = header.meta_ref.map(|meta| vec![meta]);
+                "supersedes"
+            }
             Flaw::NoPayload => {
                 (offered.body, offered.file_len) = (None, None);
                 "payload_missing"
@@ -405,6 +451,59 @@ fn check_against(plain: &Plain, index: &ChainIndex) {
         manifests.last().copied()
     );
     check_order(index);
+    check_queries(plain, index);
+}
+
+/// Versions, deprecation, lineage and queries, each by a search through all blocks.
+fn check_queries(plain: &Plain, index: &ChainIndex) {
+    for held in plain.on(ChainId::B) {
+        let newer = plain.on(ChainId::B).into_iter().filter(|other| {
+            let superseded = other.block.header.supersedes.iter().flatten();
+            superseded.into_iter().any(|old| *old == held.hash)
+        });
+        let newer: BTreeSet<_> = newer.map(|other| other.hash).collect();
+        assert!(index.superseded_by(held.hash).eq(newer));
+        let lineage = index.lineage(held.hash, plain.0.len()).unwrap();
+        assert!(!lineage.truncated);
+        let found: Vec<_> = lineage.blocks.iter().map(|v| v.block.hash).collect();
+        assert_eq!(found.last(), Some(&held.hash));
+        assert_eq!(BTreeSet::from_iter(found), plain.ancestors(held.hash));
+    }
+    for name in tiny().tensor_names() {
+        let held: BTreeSet<_> = plain.named(name).iter().map(|held| held.hash).collect();
+        assert_eq!(
+            index
+                .versions(name)
+                .map(|b| b.hash)
+                .collect::<BTreeSet<_>>(),
+            held
+        );
+        let query = BlockQuery {
+            names: [name].into(),
+            architecture: index.params().map(blyan_chain::ParamIndex::architecture),
+            ..BlockQuery::default()
+        };
+        let wanted = plain.named(name).into_iter().filter(|held| {
+            let fits = query
+                .architecture
+                .is_none_or(|of| held.block.header.meta_ref == Some(of));
+            fits && index.superseded_by(held.hash).next().is_none()
+        });
+        let wanted: BTreeSet<_> = wanted.map(|held| held.hash).collect();
+        assert_eq!(
+            index.find(&query).map(|b| b.hash).collect::<BTreeSet<_>>(),
+            wanted
+        );
+    }
+    let experts = BlockQuery {
+        block_type: Some(BlockType::Expert),
+        deprecated: true,
+        ..BlockQuery::default()
+    };
+    assert_eq!(
+        index.find(&experts).count(),
+        plain.of_type(BlockType::Expert).len()
+    );
 }
 
 /// Parents stand before children.
@@ -440,8 +539,15 @@ fn admitted(result: &Result<Admission, Refusal>) -> Option<&'static str> {
     result.as_ref().err().map(Refusal::rule)
 }
 
+/// `BLYAN_CHAIN_OPERATIONS` asks for at least so many offers (`make chain-long`).
+fn cases() -> u32 {
+    let asked =
+        std::env::var("BLYAN_CHAIN_OPERATIONS").map_or(2000, |asked| asked.parse().unwrap());
+    u32::div_ceil(asked, CHAIN_LEN_MIN as u32)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
 
     #[test]
     fn the_index_agrees_with_a_plain_list_of_blocks(offers in offers()) {
@@ -492,6 +598,7 @@ fn a_draft_resolves_what_it_holds_itself() {
         payload_len: 1,
         meta_ref: architecture.block.hash(),
         parents: Vec::new(),
+        supersedes: Vec::new(),
     };
     let block = weights_block(&index, weights, NOW_MS, &miner)
         .unwrap()

@@ -180,6 +180,7 @@ pub fn block_of<S: Store>(
         payload_len: tensor.bytes.len() as u64,
         meta_ref,
         parents: Vec::new(),
+        supersedes: Vec::new(),
     };
     weights_block(chain.index(), weights, NOW_MS, key)
 }

@@ -19,6 +19,7 @@ fn expert() -> BlockHeader {
         block_type: BlockType::Expert,
         prev_hash: None,
         depends_on: Some(vec![]),
+        supersedes: None,
         expert_name: Some(TensorName::expert_of(4, 7)),
         layer_id: Some(4),
         meta_ref: Some(hash(2)),
@@ -85,6 +86,10 @@ fn every_refusal_is_met() {
     let parents = |list: Vec<BlockHash>| BlockHeader {
         index: 1,
         depends_on: Some(list),
+        ..expert()
+    };
+    let supersedes = |list: Vec<BlockHash>| BlockHeader {
+        supersedes: Some(list),
         ..expert()
     };
     let many = (0..=DEPENDS_ON_MAX as u8).map(hash).collect();
@@ -191,6 +196,26 @@ fn every_refusal_is_met() {
         (parents(vec![hash(2), hash(1)]), BlockError::DependsOnOrder),
         (parents(vec![hash(1), hash(1)]), BlockError::DependsOnOrder),
         (parents(vec![]), BlockError::IndexOfParents),
+        (
+            BlockHeader {
+                supersedes: Some(vec![hash(1)]),
+                ..manifest()
+            },
+            BlockError::SupersedesPlace,
+        ),
+        (supersedes(vec![]), BlockError::SupersedesLen(0)),
+        (
+            supersedes((0..65).map(hash).collect()),
+            BlockError::SupersedesLen(65),
+        ),
+        (
+            supersedes(vec![hash(2), hash(1)]),
+            BlockError::SupersedesOrder,
+        ),
+        (
+            supersedes(vec![hash(1), hash(1)]),
+            BlockError::SupersedesOrder,
+        ),
         (
             BlockHeader {
                 index: 0,
@@ -311,6 +336,10 @@ fn every_field_is_under_the_hash_and_the_signature() {
             ..header.clone()
         },
         BlockHeader {
+            supersedes: Some(vec![hash(3)]),
+            ..header.clone()
+        },
+        BlockHeader {
             payload_hash: PayloadHash::of_bytes(b"y"),
             ..header.clone()
         },
@@ -379,9 +408,10 @@ fn only_the_canonical_form_is_read() {
 
 #[test]
 fn the_largest_header_fits_its_bound() {
-    let parents = (0..DEPENDS_ON_MAX as u8).map(hash).collect();
+    let parents: Vec<_> = (0..DEPENDS_ON_MAX as u8).map(hash).collect();
     let header = BlockHeader {
         index: u64::MAX,
+        supersedes: Some(parents.clone()),
         depends_on: Some(parents),
         nonce: u64::MAX,
         ..expert()
