@@ -11,3 +11,4 @@ mod store;
 mod support;
 mod vectors;
 mod verification;
+mod versions;
