@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long chain-long
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -127,6 +127,9 @@ otp-vectors: ## make the decisions of OTP's supervisors again (needs Debian's er
 
 supervisors-long: ## a million trees against the plain model, 800,000 schedules of the handle (about two minutes)
 	CORE_TREES=1000000 SCHEDULES=100000 cargo test -p blyan-supervisors --lib --locked -- --nocapture the_core_decides no_reply_is_lost
+
+chain-long: ## 100,000 random blocks, valid and not, against a plain list (some minutes)
+	BLYAN_CHAIN_OPERATIONS=100000 cargo test -p blyan-chain --test chain --locked -- --nocapture the_index_agrees
 
 bench-memory: build venv ## what a second replica costs
 	$(pytest) -s tests/e2e/test_memory.py
