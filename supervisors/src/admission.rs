@@ -45,14 +45,14 @@ impl Admission {
         })
     }
 
-    /// Counts a message in; false where as many as there may be are.
-    pub(crate) fn enter(&self) -> bool {
+    /// Counts a message in and says how many came before it; `None` where as many as there may be are.
+    pub(crate) fn enter(&self) -> Option<usize> {
         // The counts order nothing else: the channel hands the message over.
         let admit = |entered: usize| self.has_room(entered).then(|| entered.wrapping_add(1));
         self.callers
             .entered
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, admit)
-            .is_ok()
+            .ok()
     }
 
     /// Whether one more has room after `entered`. An `entered` that is out of date may say so wrongly: it is then not
@@ -113,7 +113,7 @@ mod tests {
             let threads = [(); 4].map(|()| {
                 scope.spawn(|| {
                     let times = (0..100_000).filter(|_| {
-                        let entered = admission.enter();
+                        let entered = admission.enter().is_some();
                         if entered {
                             assert!(inside.fetch_add(1, Ordering::SeqCst) < BOUND);
                             inside.fetch_sub(1, Ordering::SeqCst);
@@ -128,9 +128,9 @@ mod tests {
         });
         assert_eq!(admission.taken(), 0, "{admitted:?}");
         for _ in 0..BOUND {
-            assert!(admission.enter());
+            assert!(admission.enter().is_some());
         }
-        assert!(!admission.enter());
+        assert_eq!(admission.enter(), None);
         assert_eq!(admission.taken(), BOUND);
     }
 }

@@ -77,9 +77,14 @@ impl Worker {
         let limit = limits
             .stuck
             .filter(|_| limits.placement != Placement::Local)?;
-        let current = self.current.as_ref()?;
-        let age = current.control.poll_age()?;
-        (age > limit).then_some((node, current.generation, age))
+        let age = self.poll_age()?;
+        let generation = self.current.as_ref()?.generation;
+        (age > limit).then_some((node, generation, age))
+    }
+
+    /// For how long the actor has not come back from what it is doing; `None` while it waits.
+    fn poll_age(&self) -> Option<Duration> {
+        self.current.as_ref()?.control.poll_age()
     }
 }
 
@@ -399,7 +404,7 @@ impl Driver {
                     generation,
                     retry_at: retry_at.map(|at| self.shared.epoch + at),
                 });
-                metrics::note_state(&worker.path, state);
+                metrics::note_state(&worker.path, state, generation);
             }
         }
     }
@@ -425,6 +430,7 @@ impl Driver {
         if self.ticks.is_multiple_of(TICKS_PER_MEASUREMENT) {
             for worker in self.workers.values() {
                 metrics::note_depth(&worker.path, worker.gate.depth());
+                metrics::note_poll_age(&worker.path, worker.poll_age().unwrap_or_default());
             }
         }
         let stuck = self

@@ -21,6 +21,8 @@ use crate::{
     sync::{Mutex, step},
 };
 
+/// The wait of one message in so many is measured: reading the clock is a good part of what a message costs.
+const WAIT_SAMPLE: usize = 64;
 /// Hint of a refusal by a child that is on its way up or down.
 const SOON: Duration = Duration::from_millis(250);
 /// Hint of a refusal by a child that is down until something else happens.
@@ -69,6 +71,11 @@ impl<A: Actor> Gate<A> {
             opened: Notify::new(),
             path: OnceLock::new(),
         })
+    }
+
+    /// The child's place; empty before the tree has started.
+    pub(crate) fn path(&self) -> &str {
+        self.path.get().map_or("", |path| path)
     }
 
     /// The generation that takes messages now.
@@ -236,10 +243,13 @@ impl<A: Actor<Context = Context<A>>> ChildRef<A> {
         M::Result: Send,
     {
         step();
-        if !live.admission.enter() {
-            return Err(CallError::Full { retry_after: SOON });
-        }
-        let letter = Letter { message, reply };
+        let number = live.admission.enter();
+        let number = number.ok_or(CallError::Full { retry_after: SOON })?;
+        let letter = Letter {
+            message,
+            reply,
+            sent: number.is_multiple_of(WAIT_SAMPLE).then(Instant::now),
+        };
         step();
         live.parcels.send(Box::new(letter)).map_err(|_| {
             live.admission.leave();
@@ -261,7 +271,7 @@ impl<A: Actor> ChildRef<A> {
 
     /// The child's place, such as `serving/replicas/inference-1`; empty before the tree has started.
     pub fn path(&self) -> &str {
-        self.gate.path.get().map_or("", |path| path)
+        self.gate.path()
     }
 
     /// Messages admitted and not yet answered.

@@ -12,13 +12,17 @@ use actix::{
     Actor, AsyncContext, Context, Handler, Message, WrapFuture, dev::MessageResponse,
     fut::ActorFuture,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use crate::{
     ExitReason, Generation,
-    admission::Admission,
+    admission::{Admission, Place},
     control::Control,
     gate::{Gate, GateControl},
+    metrics,
     sync::step,
 };
 
@@ -55,6 +59,8 @@ pub(crate) struct Letter<M: Message> {
     pub(crate) message: M,
     /// `None` for a message whose sender wants no answer.
     pub(crate) reply: Option<oneshot::Sender<M::Result>>,
+    /// When it was sent, if its wait is measured.
+    pub(crate) sent: Option<Instant>,
 }
 
 impl<A, M> Parcel<A> for Letter<M>
@@ -63,8 +69,15 @@ where
     M: Message,
 {
     fn open(self: Box<Self>, actor: &mut A, ctx: &mut Context<A>, desk: &Desk<A>) {
-        let Self { message, reply } = *self;
+        let Self {
+            message,
+            reply,
+            sent,
+        } = *self;
         let place = desk.admission.place();
+        if let Some(sent) = sent {
+            metrics::note_wait(desk.gate.path(), sent.elapsed());
+        }
         if reply.as_ref().is_some_and(oneshot::Sender::is_closed) {
             return;
         }
@@ -74,20 +87,19 @@ where
         actor.handle(message, ctx).handle(ctx, Some(answer));
         step();
         match answered.try_recv() {
-            Ok(result) => deliver(reply, result),
+            Ok(result) => deliver(place, reply, result),
             Err(oneshot::error::TryRecvError::Closed) => {}
             Err(oneshot::error::TryRecvError::Empty) => {
                 let control = Arc::clone(&desk.control);
                 let forward = async move {
                     match answered.await {
-                        Ok(result) => deliver(reply, result),
+                        Ok(result) => deliver(place, reply, result),
                         // A `ResponseFuture` is a task of its own; its panic drops the sender and tells nobody else.
                         Err(_) => control.exit(ExitReason::Panicked(format!(
                             "the future that handled {} ended without an answer",
                             std::any::type_name::<M>()
                         ))),
                     }
-                    drop(place);
                 };
                 ctx.spawn(forward.into_actor(actor));
             }
@@ -95,7 +107,9 @@ where
     }
 }
 
-fn deliver<R>(reply: Option<oneshot::Sender<R>>, result: R) {
+/// Whoever has an answer finds the place of its message free.
+fn deliver<R>(place: Place, reply: Option<oneshot::Sender<R>>, result: R) {
+    drop(place);
     if let Some(reply) = reply {
         // The caller may have given up since.
         let _ = reply.send(result);

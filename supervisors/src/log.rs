@@ -23,7 +23,7 @@ pub(crate) fn note_event(event: &TreeEvent) {
         } => {
             tracing::warn!(child = %path, %generation, %reason, "exited");
         }
-        TreeEvent::ChildRestarting { path, pause } => {
+        TreeEvent::ChildRestarting { path, pause, .. } => {
             tracing::info!(child = %path, ?pause, "restarting");
         }
         TreeEvent::ChildQuarantined { path, why } => {

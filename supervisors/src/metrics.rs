@@ -1,14 +1,21 @@
 //! Every metric of the runtime.
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use std::time::Duration;
 
-use crate::{ChildState, TreeEvent};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
+
+use crate::{ChildState, Generation, TreeEvent};
 
 const EXITS: &str = "blyan_supervisors_exits_total";
 const RESTARTS: &str = "blyan_supervisors_restarts_total";
 const QUARANTINES: &str = "blyan_supervisors_quarantines_total";
 const ESCALATIONS: &str = "blyan_supervisors_escalations_total";
 const STATE: &str = "blyan_supervisors_child_state";
+const GENERATION: &str = "blyan_supervisors_generation";
+const WAIT: &str = "blyan_supervisors_mailbox_wait_seconds";
+const POLL_AGE: &str = "blyan_supervisors_poll_age_seconds";
 const MAILBOX: &str = "blyan_supervisors_mailbox_depth_messages";
 const ZOMBIES: &str = "blyan_supervisors_zombie_threads";
 
@@ -18,7 +25,10 @@ pub fn describe_metrics() {
         EXITS,
         "Generations that ended, by child and by class of the reason"
     );
-    describe_counter!(RESTARTS, "Restarts granted, by child");
+    describe_counter!(
+        RESTARTS,
+        "Restarts granted, by child and by class of the exit before"
+    );
     describe_counter!(
         QUARANTINES,
         "Children taken out by their window, by corrupt data or by a person"
@@ -32,6 +42,17 @@ pub fn describe_metrics() {
         MAILBOX,
         "Messages that the child has admitted and not answered"
     );
+    describe_gauge!(GENERATION, "How often the child was started");
+    describe_histogram!(
+        WAIT,
+        Unit::Seconds,
+        "From a message's admission to its handler, of one message in 64"
+    );
+    describe_gauge!(
+        POLL_AGE,
+        Unit::Seconds,
+        "For how long the child has not come back from what it is doing; 0 while it waits"
+    );
     describe_gauge!(ZOMBIES, "Abandoned threads that have not come back");
 }
 
@@ -40,8 +61,8 @@ pub(crate) fn note_event(event: &TreeEvent) {
         TreeEvent::ChildExited { path, reason, .. } => {
             counter!(EXITS, "child" => path.to_string(), "reason" => reason.class()).increment(1);
         }
-        TreeEvent::ChildRestarting { path, .. } => {
-            counter!(RESTARTS, "child" => path.to_string()).increment(1);
+        TreeEvent::ChildRestarting { path, reason, .. } => {
+            counter!(RESTARTS, "child" => path.to_string(), "reason" => *reason).increment(1);
         }
         TreeEvent::ChildQuarantined { path, .. } => {
             counter!(QUARANTINES, "child" => path.to_string()).increment(1);
@@ -56,7 +77,7 @@ pub(crate) fn note_event(event: &TreeEvent) {
     }
 }
 
-pub(crate) fn note_state(path: &str, state: ChildState) {
+pub(crate) fn note_state(path: &str, state: ChildState, generation: Generation) {
     let value = match state {
         ChildState::Stopped => 0,
         ChildState::Starting => 1,
@@ -66,6 +87,15 @@ pub(crate) fn note_state(path: &str, state: ChildState) {
         ChildState::Stopping => 5,
     };
     gauge!(STATE, "child" => path.to_owned()).set(f64::from(value));
+    gauge!(GENERATION, "child" => path.to_owned()).set(generation.0 as f64);
+}
+
+pub(crate) fn note_wait(path: &str, wait: Duration) {
+    histogram!(WAIT, "child" => path.to_owned()).record(wait);
+}
+
+pub(crate) fn note_poll_age(path: &str, age: Duration) {
+    gauge!(POLL_AGE, "child" => path.to_owned()).set(age.as_secs_f64());
 }
 
 pub(crate) fn note_depth(path: &str, depth: usize) {
@@ -92,11 +122,12 @@ mod tests {
                 path: Arc::clone(&path),
                 generation,
                 reason: ExitReason::Killed,
-                uptime: std::time::Duration::ZERO,
+                uptime: Duration::ZERO,
             });
             note_event(&TreeEvent::ChildRestarting {
                 path: Arc::clone(&path),
-                pause: std::time::Duration::ZERO,
+                reason: "panicked",
+                pause: Duration::ZERO,
             });
             let why = String::new();
             note_event(&TreeEvent::Escalated {
@@ -112,8 +143,10 @@ mod tests {
                 generation,
                 zombies: 1,
             });
-            note_state("a", ChildState::Quarantined);
+            note_state("a", ChildState::Quarantined, Generation(3));
             note_depth("a", 7);
+            note_wait("a", Duration::from_millis(2));
+            note_poll_age("a", Duration::from_millis(1500));
             recorder.handle().render()
         });
         for name in [
@@ -122,6 +155,9 @@ mod tests {
             QUARANTINES,
             ESCALATIONS,
             STATE,
+            GENERATION,
+            WAIT,
+            POLL_AGE,
             MAILBOX,
             ZOMBIES,
         ] {
@@ -135,5 +171,16 @@ mod tests {
             page.contains(r#"blyan_supervisors_child_state{child="a"} 4"#),
             "{page}"
         );
+        for line in [
+            r#"restarts_total{child="a",reason="panicked"} 1"#,
+            r#"generation{child="a"} 3"#,
+            r#"mailbox_wait_seconds_count{child="a"} 1"#,
+            r#"poll_age_seconds{child="a"} 1.5"#,
+        ] {
+            assert!(
+                page.contains(&format!("blyan_supervisors_{line}")),
+                "{page}"
+            );
+        }
     }
 }

@@ -149,6 +149,8 @@ pub enum TreeEvent {
     ChildRestarting {
         /// The node.
         path: Arc<str>,
+        /// The class of the exit that it follows.
+        reason: &'static str,
         /// The pause before it.
         pause: Duration,
     },

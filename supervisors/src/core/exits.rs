@@ -188,7 +188,7 @@ impl Core {
         } else if let Some(why) = self.overrun_of_supervisor(supervisor, node, reason, now) {
             self.escalate(supervisor, why);
         } else {
-            self.grant_restart(supervisor, node, now);
+            self.grant_restart(supervisor, node, reason.class(), now);
         }
     }
 
@@ -230,7 +230,7 @@ impl Core {
         used_up.then(|| overrun(window, &format!("{} {reason}", current.path)))
     }
 
-    fn grant_restart(&mut self, supervisor: Ix, node: Ix, now: Duration) {
+    fn grant_restart(&mut self, supervisor: Ix, node: Ix, reason: &'static str, now: Duration) {
         let window = self.window_of(node);
         let draw = self.draw();
         let current = &mut self.nodes[node];
@@ -241,8 +241,11 @@ impl Core {
             until: now.saturating_add(pause),
         };
         let path = Arc::clone(&current.path);
-        self.effects
-            .push(Effect::Tell(TreeEvent::ChildRestarting { path, pause }));
+        self.effects.push(Effect::Tell(TreeEvent::ChildRestarting {
+            path,
+            reason,
+            pause,
+        }));
         if let Some(supervision) = &mut self.nodes[supervisor].supervision {
             supervision.restarts.record(supervision.window, now);
         }
