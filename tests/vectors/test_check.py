@@ -166,6 +166,26 @@ def test_the_nodes_own_export_passes(imported, tmp_path):
     assert (again.returncode, "not empty" in again.stderr) == (1, True)
 
 
+def test_a_running_node_is_exported_and_says_the_same(node, session_store, tmp_path):
+    from conftest import run
+
+    run("export", tmp_path / "out", data_dir=session_store)
+    genesis = node.http.get("/genesis/hash").json()["genesis_hash"]
+    assert check(tmp_path / "out", "--anchor", genesis).returncode == 0
+    lines = (tmp_path / "out" / "blocks.jsonl").read_bytes().splitlines()
+    headers = {checker.sha256(checker.BLOCK_DOMAIN, checker.encode(h)).hex(): h for h in (json.loads(b)["header"] for b in lines)}
+    expert = {block for block, header in headers.items() if header.get("expert_name") == "layer3.expert5"}
+    versions = node.http.get("/experts/layer3.expert5/versions").json()["versions"]
+    assert {version["hash"] for version in versions} == expert
+    assert [version["current"] for version in versions] == [True]
+    lineage = node.http.get(f"/chain/B/lineage/{versions[-1]['hash']}").json()
+    assert lineage == {"blocks": versions, "truncated": False}
+    for chain in "ABCD":
+        on_it = [block for block, header in headers.items() if header["chain"] == chain]
+        head = node.http.get(f"/chain/{chain}/head").json()
+        assert (head["blocks"], head["hash"] in on_it, head["hash"] is None) == (len(on_it), bool(on_it), not on_it)
+
+
 def test_every_fault_is_one_of_a_kind():
     assert len(FAULTS) >= 30
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
