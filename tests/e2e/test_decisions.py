@@ -65,7 +65,7 @@ def disturbed_decisions(begin, store, rng, number, under=()):
         node = begin(store, under=under)
     except AssertionError as refused:
         # A sync failed before anything was served.
-        assert under and "could not be made durable" in str(refused), refused
+        assert under and "Input/output error" in str(refused), refused
     else:
         admins = [Admin(node, path, number) for path in PLACES]
         time.sleep(0.2 + rng.random())
