@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import os
 import pathlib
+import random
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -164,6 +167,78 @@ def test_the_nodes_own_export_passes(imported, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     again = run("export", tmp_path / "out", data_dir=imported, check=False)
     assert (again.returncode, "not empty" in again.stderr) == (1, True)
+
+
+JUNK = [None, True, -1, 2**32, "", "x", [], ["x"], [None], {}, {"x": 1}]
+# Junk that is lawful in a field of this name, as JSON: true is not 1 there.
+LAWFUL = {(field, str(2**32)) for field in ("nonce", "timestamp_ms", "payload_len", "index", "count")}
+LAWFUL |= {(field, '"x"') for field in ("name", "license", "network_name")}
+LAWFUL |= {("add_bos", "true"), ("add_space_prefix", "true"), ("merges", "[]")}
+
+
+def junk_for(field, value):
+    texts = ((junk, json.dumps(junk)) for junk in JUNK)
+    return [junk for junk, text in texts if text != json.dumps(value) and (field, text) not in LAWFUL]
+
+
+@pytest.mark.parametrize("label", ["genesis", "manifest", "layer0.expert1 v3"])
+def test_a_field_of_another_kind_is_a_fault_and_no_crash(sound, label):
+    forge, _ = sound
+    header = json.loads(forge.lines[list(forge.hashes).index(label)])["header"]
+    for field in checker.HEADER:
+        for junk in junk_for(field, header.get(field, 0)):
+            with pytest.raises(checker.Fault):
+                checker.check_header(header | {field: junk})
+
+
+def body_with(body, path, junk):
+    """The body with the value at `path` replaced."""
+    return junk if not path else body | {path[0]: body_with(body[path[0]], path[1:], junk)}
+
+
+def paths_of(body, path=()):
+    yield path
+    for name in body if isinstance(body, dict) else ():
+        yield from paths_of(body[name], (*path, name))
+
+
+@pytest.mark.parametrize("label", ["genesis", "architecture", "manifest", "audit_anchor"])
+def test_a_body_of_another_shape_is_a_fault_and_no_crash(sound, label):
+    forge, folder = sound
+    header = json.loads(forge.lines[list(forge.hashes).index(label)])["header"]
+    body = json.loads((folder / "payloads" / header["payload_hash"]).read_text())
+    check_body, _ = checker.BODIES[header["block_type"]]
+    check_body(body)
+    for path in paths_of(body):
+        for junk in junk_for(path[-1] if path else "", 0):
+            with pytest.raises(checker.Fault):
+                check_body(body_with(body, path, junk))
+
+
+def test_a_flipped_bit_anywhere_is_found(sound):
+    """Only the commit record stands outside of the hash: a flip in it may give another lawful record."""
+    forge, folder = sound
+    seed = int(os.environ.get("BLYAN_SEED", time.time_ns() % 2**32))
+    print(f"BLYAN_SEED={seed}")
+    rng = random.Random(seed)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    signed_part = [{k: v for k, v in json.loads(line).items() if k != "commit"} for line in forge.lines]
+    for _ in range(200):
+        path = rng.choice([folder / "blocks.jsonl", rng.choice(files)])
+        sound_bytes = path.read_bytes()
+        damaged = bytearray(sound_bytes)
+        at = rng.randrange(len(damaged))
+        damaged[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            checker.check_store(str(folder))
+            lines = (folder / "blocks.jsonl").read_bytes().splitlines()
+            told = [{k: v for k, v in json.loads(line).items() if k != "commit"} for line in lines]
+            assert path.name == "blocks.jsonl" and told == signed_part, (path.name, at)
+        except checker.Fault as fault:
+            assert fault.what
+        path.write_bytes(sound_bytes)
+    checker.check_store(str(folder))
 
 
 def test_a_running_node_is_exported_and_says_the_same(node, session_store, tmp_path):
