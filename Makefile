@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long chain-long
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm flips perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long chain-long mutants mutants-core mutants-rules mutants-audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -114,6 +114,13 @@ storm: setup ## the supervision runtime under 10,000 panics and a minute of ten 
 cargo-storm:
 	BLYAN_PANICS=10000 BLYAN_OVERLOAD_S=60 cargo test -p blyan-supervisors --locked --test storm -- --nocapture
 
+flips: setup ## a million flipped bits of headers, manifests and payloads, each found before use (about ten minutes)
+	@$(MAKE) -s --no-print-directory cargo-flips
+
+.PHONY: cargo-flips
+cargo-flips:
+	BLYAN_FLIPS=1000000 cargo test -p blyan-chain --locked --test chain flips -- --nocapture
+
 perplexity: build ## perplexity of the chain's model against the GGUF's fp32, with random and contiguous splits
 	$(binary) bench perplexity $(ARGS)
 
@@ -127,6 +134,25 @@ otp-vectors: ## make the decisions of OTP's supervisors again (needs Debian's er
 
 supervisors-long: ## a million trees against the plain model, 800,000 schedules of the handle (about two minutes)
 	CORE_TREES=1000000 SCHEDULES=100000 cargo test -p blyan-supervisors --lib --locked -- --nocapture the_core_decides no_reply_is_lost
+
+# Fewer random trees, no syncs to a disk and no kills: a mutant's tests take about a second.
+mutate = CORE_TREES=3000 TMPDIR=$(or $(wildcard /dev/shm),/tmp) cargo mutants --timeout 30 -o $(CARGO_TARGET_DIR)/$@
+security := actors/security_orchestrator/src
+
+mutants: mutants-core mutants-rules mutants-audit ## change each decision of the core, the rules and the audit log: some test must fail (about an hour and a half)
+
+mutants-core: cargo-mutants
+	$(mutate) -p blyan-supervisors -f 'supervisors/src/core/*.rs' -f supervisors/src/policy.rs -- --lib -- core:: policy::
+
+mutants-rules: cargo-mutants
+	$(mutate) -p blyan-security -f '$(security)/core/*.rs' -- --lib -- core::
+
+mutants-audit: cargo-mutants
+	$(mutate) -p blyan-security -f '$(security)/audit/*.rs' -- --lib --test audit -- --skip core:: --skip kill::
+
+.PHONY: cargo-mutants
+cargo-mutants:
+	@command -v cargo-mutants >/dev/null || { echo "cargo-mutants is missing; install it: cargo install cargo-mutants --locked" >&2; exit 1; }
 
 chain-long: ## 100,000 random blocks, valid and not, against a plain list (some minutes)
 	BLYAN_CHAIN_OPERATIONS=100000 cargo test -p blyan-chain --test chain --locked -- --nocapture the_index_agrees

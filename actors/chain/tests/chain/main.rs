@@ -4,6 +4,8 @@
 
 mod contract;
 mod export;
+mod flips;
+mod plain;
 mod publish;
 mod rules;
 mod snapshots;

@@ -1,9 +1,7 @@
-//! The rules of the chain against a plain model: a list of blocks that is searched from end to end.
-
-use std::collections::{BTreeSet, HashSet};
+//! The rules of the chain against the plain model: random offers, valid and not, DAG blocks in any order.
 
 use blyan_chain::compose::{Weights, genesis_block, meta_block, weights_block};
-use blyan_chain::{Admission, BlockQuery, ChainIndex, Evidence, Payload, Refusal};
+use blyan_chain::{Admission, ChainIndex, Evidence, Payload, Refusal};
 use blyan_formats::bodies::Payload as _;
 use blyan_formats::{
     ArchitectureBody, BlockHash, BlockType, ChainId, ManifestBody, NetworkId, NodeKey, PayloadHash,
@@ -11,6 +9,7 @@ use blyan_formats::{
 };
 use proptest::prelude::*;
 
+use crate::plain::{Held, Plain, check_against};
 use crate::support::{NOW_MS, architecture, key};
 
 /// Fewest offers to one chain.
@@ -99,70 +98,6 @@ fn tiny() -> ArchitectureBody {
     tiny.experts.per_layer = 2;
     tiny.experts.neurons = 16;
     tiny
-}
-
-/// A block that is on the chain.
-#[derive(Clone, Debug)]
-struct Held {
-    hash: BlockHash,
-    block: SignedBlock,
-}
-
-/// The plain model: every question is answered by looking at all blocks.
-#[derive(Clone, Default)]
-struct Plain(Vec<Held>);
-
-impl Plain {
-    fn find(&self, hash: BlockHash) -> Option<&Held> {
-        self.0.iter().find(|held| held.hash == hash)
-    }
-
-    fn on(&self, chain: ChainId) -> Vec<&Held> {
-        self.0
-            .iter()
-            .filter(|held| held.block.header.chain == chain)
-            .collect()
-    }
-
-    fn of_type(&self, block_type: BlockType) -> Vec<&Held> {
-        self.0
-            .iter()
-            .filter(|held| held.block.header.block_type == block_type)
-            .collect()
-    }
-
-    fn named(&self, name: TensorName) -> Vec<&Held> {
-        self.0
-            .iter()
-            .filter(|held| held.block.header.expert_name == Some(name))
-            .collect()
-    }
-
-    /// The block and everything that it depends on.
-    fn ancestors(&self, hash: BlockHash) -> BTreeSet<BlockHash> {
-        let mut found = BTreeSet::from([hash]);
-        let mut waiting = vec![hash];
-        while let Some(next) = waiting.pop() {
-            let parents = self
-                .find(next)
-                .into_iter()
-                .flat_map(|held| held.block.header.depends_on.iter().flatten());
-            waiting.extend(parents.filter(|parent| found.insert(**parent)));
-        }
-        found
-    }
-
-    fn tips_of_b(&self) -> usize {
-        let depended: HashSet<_> = self
-            .0
-            .iter()
-            .flat_map(|held| held.block.header.depends_on.iter().flatten())
-            .collect();
-        self.on(ChainId::B)
-            .iter()
-            .filter(|held| !depended.contains(&held.hash))
-            .count()
-    }
 }
 
 /// A block with what is offered as its payload, and the rule that it must break.
@@ -420,108 +355,6 @@ fn evidence<'a>(offered: &'a Offered, architecture: &'a ArchitectureBody) -> Evi
     }
 }
 
-fn check_against(plain: &Plain, index: &ChainIndex) {
-    let chain_a: Vec<_> = plain.on(ChainId::A).iter().map(|held| held.hash).collect();
-    assert_eq!(index.chain_a(), chain_a);
-    let mut chain_b: Vec<_> = plain
-        .on(ChainId::B)
-        .iter()
-        .map(|held| (held.block.header.index, held.hash))
-        .collect();
-    chain_b.sort();
-    assert!(index.chain_b().eq(chain_b.iter().map(|(_, hash)| *hash)));
-    match index.head(ChainId::B) {
-        Some(head) => {
-            assert_eq!(Some(&(head.index, head.hash)), chain_b.last());
-            assert_eq!(
-                (head.blocks, head.tips),
-                (chain_b.len() as u64, plain.tips_of_b() as u64)
-            );
-        }
-        None => assert!(chain_b.is_empty()),
-    }
-    let manifests: Vec<_> = plain
-        .of_type(BlockType::Manifest)
-        .iter()
-        .map(|held| held.hash)
-        .collect();
-    assert!(index.manifests().eq(manifests.iter().copied()));
-    assert_eq!(
-        index.params().map(|params| params.model().0),
-        manifests.last().copied()
-    );
-    check_order(index);
-    check_queries(plain, index);
-}
-
-/// Versions, deprecation, lineage and queries, each by a search through all blocks.
-fn check_queries(plain: &Plain, index: &ChainIndex) {
-    for held in plain.on(ChainId::B) {
-        let newer = plain.on(ChainId::B).into_iter().filter(|other| {
-            let superseded = other.block.header.supersedes.iter().flatten();
-            superseded.into_iter().any(|old| *old == held.hash)
-        });
-        let newer: BTreeSet<_> = newer.map(|other| other.hash).collect();
-        assert!(index.superseded_by(held.hash).eq(newer));
-        let lineage = index.lineage(held.hash, plain.0.len()).unwrap();
-        assert!(!lineage.truncated);
-        let found: Vec<_> = lineage.blocks.iter().map(|v| v.block.hash).collect();
-        assert_eq!(found.last(), Some(&held.hash));
-        assert_eq!(BTreeSet::from_iter(found), plain.ancestors(held.hash));
-    }
-    for name in tiny().tensor_names() {
-        let held: BTreeSet<_> = plain.named(name).iter().map(|held| held.hash).collect();
-        assert_eq!(
-            index
-                .versions(name)
-                .map(|b| b.hash)
-                .collect::<BTreeSet<_>>(),
-            held
-        );
-        let query = BlockQuery {
-            names: [name].into(),
-            architecture: index.params().map(blyan_chain::ParamIndex::architecture),
-            ..BlockQuery::default()
-        };
-        let wanted = plain.named(name).into_iter().filter(|held| {
-            let fits = query
-                .architecture
-                .is_none_or(|of| held.block.header.meta_ref == Some(of));
-            fits && index.superseded_by(held.hash).next().is_none()
-        });
-        let wanted: BTreeSet<_> = wanted.map(|held| held.hash).collect();
-        assert_eq!(
-            index.find(&query).map(|b| b.hash).collect::<BTreeSet<_>>(),
-            wanted
-        );
-    }
-    let experts = BlockQuery {
-        block_type: Some(BlockType::Expert),
-        deprecated: true,
-        ..BlockQuery::default()
-    };
-    assert_eq!(
-        index.find(&experts).count(),
-        plain.of_type(BlockType::Expert).len()
-    );
-}
-
-/// Parents stand before children.
-fn check_order(index: &ChainIndex) {
-    let mut seen = HashSet::new();
-    for hash in index.chain_b() {
-        assert!(
-            index
-                .get(&hash)
-                .unwrap()
-                .parents
-                .iter()
-                .all(|parent| seen.contains(parent))
-        );
-        seen.insert(hash);
-    }
-}
-
 fn genesis(index: &mut ChainIndex, plain: &mut Plain, miner: &NodeKey) {
     let new = genesis_block("test", NOW_MS, miner).unwrap();
     let mut draft = index.draft();
@@ -553,6 +386,7 @@ proptest! {
     fn the_index_agrees_with_a_plain_list_of_blocks(offers in offers()) {
         let miner = key(1);
         let architecture = tiny();
+        let names: Vec<_> = architecture.tensor_names().collect();
         let (mut index, mut plain) = (ChainIndex::default(), Plain::default());
         genesis(&mut index, &mut plain, &miner);
         for offer in &offers {
@@ -576,7 +410,7 @@ proptest! {
                 index.apply(added);
                 plain.0.push(Held { hash, block: offered.block });
             }
-            check_against(&plain, &index);
+            check_against(&plain, &index, &names);
         }
     }
 }

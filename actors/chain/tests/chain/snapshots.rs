@@ -57,10 +57,18 @@ fn a_store_goes_back_to_a_snapshot_and_keeps_what_it_replaced() {
     assert!(dir.path().join("db.replaced").is_dir());
 }
 
+/// What was doing, which databases are moved, whether the marker is there, receipts afterwards.
+type Cut = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    bool,
+    u64,
+);
+
 /// The places in which a restore can be cut off: which of the databases stands where, and whether the marker is there.
 #[test]
 fn a_restore_that_was_cut_off_is_finished_or_was_never_begun() {
-    let cuts: [(&str, &[(&str, &str)], bool, u64); 4] = [
+    let cuts: [Cut; 4] = [
         (
             "before the marker",
             &[("db", "db.next"), ("db.replaced", "db")],
