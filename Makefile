@@ -139,16 +139,16 @@ supervisors-long: ## a million trees against the plain model, 800,000 schedules 
 mutate = CORE_TREES=3000 TMPDIR=$(or $(wildcard /dev/shm),/tmp) cargo mutants --timeout 30 -o $(CARGO_TARGET_DIR)/$@
 security := actors/security_orchestrator/src
 
-mutants: mutants-core mutants-rules mutants-audit ## change each decision of the core, the rules and the audit log: some test must fail (about an hour and a half)
+mutants: mutants-core mutants-rules mutants-audit ## change each decision of the core, the rules and the audit log: some test must fail (about an hour)
 
 mutants-core: cargo-mutants
-	$(mutate) -p blyan-supervisors -f 'supervisors/src/core/*.rs' -f supervisors/src/policy.rs -- --lib -- core:: policy::
+	$(mutate) -p blyan-supervisors -f 'supervisors/src/core/*.rs' -f supervisors/src/policy.rs --cargo-arg=--lib -- -- core:: policy::
 
 mutants-rules: cargo-mutants
-	$(mutate) -p blyan-security -f '$(security)/core/*.rs' -- --lib -- core::
+	$(mutate) -p blyan-security -f '$(security)/core/*.rs' --cargo-arg=--lib -- -- core::
 
 mutants-audit: cargo-mutants
-	$(mutate) -p blyan-security -f '$(security)/audit/*.rs' -- --lib --test audit -- --skip core:: --skip kill::
+	$(mutate) -p blyan-security -f '$(security)/audit/*.rs' --cargo-arg=--lib --cargo-arg=--test=audit -- -- --skip core:: --skip kill::
 
 .PHONY: cargo-mutants
 cargo-mutants:
