@@ -6,7 +6,6 @@ mod contract;
 mod export;
 mod flips;
 mod plain;
-mod plain;
 mod publish;
 mod rules;
 mod snapshots;
