@@ -206,44 +206,51 @@ fn write_payload<S: Store>(
     file.sync_all().map_err(failed)
 }
 
+/// By what the blocks are ordered where their references leave it open.
+type Rank = (u64, ChainId, u64, BlockHash);
+
 /// An order in which the blocks could have been committed: by the time of their acceptance, but nothing before what it
 /// refers to. The store keeps no counter of commits, and a clock may have been set back.
 fn commit_order<S: Store>(reader: &ChainReader<S>) -> Result<Vec<BlockHash>, ChainError> {
     let index = reader.index();
+    let mut blocks = Vec::with_capacity(index.len());
+    for hash in index.chain_a().iter().copied().chain(index.chain_b()) {
+        let stored = reader.block(hash)?;
+        let header = &stored.block.header;
+        let rank = (stored.commit.accepted_ms, header.chain, header.index, hash);
+        blocks.push((rank, references(reader, &stored)?));
+    }
+    Ok(by_rank_after_references(blocks))
+}
+
+/// The lowest rank first among those whose references all stand before.
+fn by_rank_after_references(blocks: Vec<(Rank, HashSet<BlockHash>)>) -> Vec<BlockHash> {
+    let mut order = Vec::with_capacity(blocks.len());
     let mut waiting = HashMap::new();
     let mut followers: HashMap<BlockHash, Vec<BlockHash>> = HashMap::new();
     let mut ready = BinaryHeap::new();
-    for hash in index.chain_a().iter().copied().chain(index.chain_b()) {
-        let stored = reader.block(hash)?;
-        let references = references(reader, &stored)?;
-        let rank = (
-            stored.commit.accepted_ms,
-            stored.block.header.chain,
-            stored.block.header.index,
-            hash,
-        );
-        for reference in &references {
-            followers.entry(*reference).or_default().push(hash);
-        }
+    for (rank, references) in blocks {
         if references.is_empty() {
             ready.push(Reverse(rank));
-        } else {
-            waiting.insert(hash, (references.len(), rank));
+            continue;
+        }
+        waiting.insert(rank.3, (references.len(), rank));
+        for reference in references {
+            followers.entry(reference).or_default().push(rank.3);
         }
     }
-    let mut order = Vec::with_capacity(index.len());
     while let Some(Reverse((.., hash))) = ready.pop() {
         order.push(hash);
         for follower in followers.remove(&hash).unwrap_or_default() {
-            if let Some((count, rank)) = waiting.get_mut(&follower) {
-                *count -= 1;
-                if *count == 0 {
+            if let Some((missing, rank)) = waiting.get_mut(&follower) {
+                *missing -= 1;
+                if *missing == 0 {
                     ready.push(Reverse(*rank));
                 }
             }
         }
     }
-    Ok(order)
+    order
 }
 
 /// Every block that must stand before this one, each once.

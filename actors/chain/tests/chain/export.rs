@@ -4,11 +4,12 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs;
 
-use blyan_chain::{ChainError, ChainReader, DataDir, Fault, export};
-use blyan_formats::{PayloadHash, SignedBlock};
+use blyan_chain::compose::{Weights, weights_block};
+use blyan_chain::{Acceptance, ChainError, ChainReader, DataDir, Fault, export};
+use blyan_formats::{PayloadHash, SignedBlock, TensorName};
 use serde_json::Value;
 
-use crate::support::{imported, tensors};
+use crate::support::{NOW_MS, acceptance, imported, key, open_chain, tensors};
 
 /// Header and signature of each line; the commit record is looked at apart.
 fn blocks_of(text: &str) -> Vec<SignedBlock> {
@@ -96,4 +97,42 @@ fn a_failed_export_leaves_nothing_behind() {
     };
     assert!(matches!(*fault, Fault::PayloadMissing { payload, .. } if payload == lost.payload));
     assert_eq!(fs::read_dir(&parent).unwrap().count(), 0);
+}
+
+/// The node's clock was set back between a block and the one that stands on it.
+#[test]
+fn a_block_accepted_before_its_parent_by_the_clock_stands_after_it() {
+    let (dir, store, _) = imported();
+    let mut chain = open_chain(store, &key(1)).unwrap();
+    let params = chain.index().params().unwrap();
+    let name = TensorName::expert_of(1, 0);
+    let (parent, meta_ref) = (params.entries()[&name], params.architecture());
+    let weights = Weights {
+        name,
+        payload: parent.payload,
+        payload_len: parent.payload_len,
+        meta_ref,
+        parents: vec![parent.block],
+        supersedes: Vec::new(),
+    };
+    let child = weights_block(chain.index(), weights, NOW_MS, &key(1)).unwrap();
+    let early = Acceptance {
+        at_ms: 0,
+        ..acceptance(&key(1))
+    };
+    chain
+        .append_all(std::slice::from_ref(&child), early)
+        .unwrap();
+
+    let reader = ChainReader::open_read_only(DataDir::new(dir.path())).unwrap();
+    let out = dir.path().join("export");
+    export(&reader, &out, &|_| {}).unwrap();
+    let blocks = blocks_of(&fs::read_to_string(out.join("blocks.jsonl")).unwrap());
+    let line_of = |hash| {
+        blocks
+            .iter()
+            .position(|block| block.hash() == hash)
+            .unwrap()
+    };
+    assert_eq!(line_of(child.block.hash()), line_of(parent.block) + 1);
 }
