@@ -751,12 +751,24 @@ def vectors_of_proofs(folder):
         require(not holds(vector), vector["why"], "was accepted")
 
 
+def vectors_of_rules(folder):
+    vectors = read_vectors(folder, "store_refused.json")
+    chain = Chain(os.path.join(folder, "store"))
+    with open(os.path.join(folder, "store", "blocks.jsonl"), "rb") as file:
+        for number, line in enumerate(file):
+            for vector in (vector for vector in vectors if vector["after"] == number):
+                refused = refuses(chain.add, vector["line"].encode())
+                require(refused, f"vectors of rules: {vector['why']}", "was accepted")
+            chain.add(line[:-1])
+
+
 def check_vectors(folder):
     for check in (vectors_of_json, vectors_of_blocks, vectors_of_tensors, vectors_of_proofs):
         try:
             check(folder)
         except Fault as fault:
             raise Fault(fault.field, fault.what, check.__name__.replace("_", " ")) from None
+    vectors_of_rules(folder)
     return check_store(os.path.join(folder, "store"))
 
 

@@ -10,6 +10,7 @@ import random
 import struct
 from pathlib import Path
 
+from faults import HEADER_FAULTS, SIGNER_FAULTS
 from forge import BLOCK_DOMAIN, LEAF_LEN, N, OTHER_SECRET, SECRET, Forge, canonical, fp32, int8_rows, leaves_of, proof_of
 from forge import public_key, root_of, sha256, sign, tensorblock
 
@@ -276,6 +277,17 @@ def refused_proofs(proofs):
     return [{"why": why} | good | change for why, change in changes.items()]
 
 
+def refused_lines():
+    """Blocks that break a rule where the store is `after` lines long; payloads are those of the store."""
+    refused = []
+    for fault in HEADER_FAULTS + SIGNER_FAULTS:
+        if fault.stage in ("header", "secret", "signature"):
+            forge = Forge(fault.tweak)
+            after = list(forge.hashes).index(fault.label)
+            refused.append({"why": fault.name, "after": after, "line": forge.lines[after].decode()})
+    return refused
+
+
 def write(folder):
     """Writes every vector, and the store, into an empty folder or over the same ones."""
     tensors, proofs, blocks = tensor_vectors(folder), proof_vectors(), block_vectors()
@@ -288,6 +300,7 @@ def write(folder):
     save(folder, "block.json", blocks)
     save(folder, "block_refused.json", refused_blocks(blocks))
     save(folder, "signature_refused.json", refused_signatures(blocks))
+    save(folder, "store_refused.json", refused_lines())
     Forge().save(folder / "store")
 
 
