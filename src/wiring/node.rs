@@ -239,15 +239,15 @@ impl RunningNode {
             std::future::pending().await
         };
         let end = tokio::select! {
-            exit = self.port.tree.wait() => NodeEnd::Failed(exit),
-            () = stop.recv() => self.stop().await,
+            exit = self.port.tree.wait() => Ok(NodeEnd::Failed(exit)),
+            () = stop.recv() => Ok(self.stop().await),
             failed = serve_for_good => {
                 self.stop().await;
-                return failed;
+                failed
             }
         };
         self.close().await;
-        Ok(end)
+        end
     }
 
     /// Answers hear their end first, then open connections, then the tree from its last child to its first.
