@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm flips perplexity oracle load bench-memory bench-runtime compare otp-vectors supervisors-long chain-long mutants mutants-core mutants-rules mutants-audit
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long mutants mutants-core mutants-rules mutants-audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -166,6 +166,13 @@ bench-runtime: setup ## asks, tells and restarts beside actix, tokio, ractor and
 .PHONY: cargo-bench-runtime
 cargo-bench-runtime:
 	cargo bench -p blyan-supervisors --profile dev --locked --bench runtime -- $(ARGS)
+
+bench-chain: setup ## the chain's own work beside raw signatures, raw RocksDB and SHA-256 (about three minutes; ARGS=--quick leaves out the million blocks)
+	@$(MAKE) -s --no-print-directory cargo-bench-chain
+
+.PHONY: cargo-bench-chain
+cargo-bench-chain:
+	cargo bench -p blyan-chain --profile dev --locked --bench chain -- $(ARGS)
 
 load: build ## a chat load over HTTP, SSE and WebSocket against a node that runs on port 8000
 	$(CARGO_TARGET_DIR)/debug/blyan-loadtests run loadtests/scenarios/chat.toml $(ARGS)
