@@ -302,8 +302,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Shape, then the signature over `hash`, which must be the block's own: making it again from the header would cost as
-/// much as all other rules together.
+/// Shape, then the signature over `hash`, which must be the block's own: its canonical form is not made once more.
 fn verify_signed(hash: BlockHash, block: &SignedBlock) -> Result<(), Refusal> {
     let header = &block.header;
     header.validate_shape().map_err(Refusal::Shape)?;
