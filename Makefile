@@ -167,7 +167,7 @@ bench-runtime: setup ## asks, tells and restarts beside actix, tokio, ractor and
 cargo-bench-runtime:
 	cargo bench -p blyan-supervisors --profile dev --locked --bench runtime -- $(ARGS)
 
-bench-chain: setup ## the chain's own work beside raw signatures, raw RocksDB and SHA-256 (about three minutes; ARGS=--quick leaves out the million blocks)
+bench-chain: setup ## the chain's own work beside raw signatures, raw RocksDB and SHA-256 (ARGS=--quick, half a minute, has 10^5 blocks for 10^6)
 	@$(MAKE) -s --no-print-directory cargo-bench-chain
 
 .PHONY: cargo-bench-chain
