@@ -306,6 +306,19 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_damaged_is_verified_before_it_comes_back_and_nothing_else() {
+        for (cause, verified) in [
+            (Cause::Operator, false),
+            (Cause::Window, false),
+            (Cause::Stuck, false),
+            (Cause::Corrupt, true),
+            (Cause::Tampering, true),
+        ] {
+            assert_eq!(cause.needs_verification(), verified, "{cause:?}");
+        }
+    }
+
+    #[test]
     fn actions_are_called_the_same_everywhere() {
         for action in [
             Action::Quarantine,
