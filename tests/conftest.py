@@ -177,8 +177,8 @@ def node(session_store):
 
 
 @pytest.fixture
-def start(request):
-    """Starts nodes that are ended with the test."""
+def start(tmp_path):
+    """Starts nodes that are ended with the test, before its directory goes."""
     started = []
 
     def begin(data_dir, **options):
