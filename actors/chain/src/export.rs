@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use blyan_formats::bodies::Payload as _;
 use blyan_formats::{
-    BlockHash, BlockType, ChainId, CommitRecord, ManifestBody, PayloadHash, Signature, SignedBlock,
-    to_canonical,
+    BlockHash, BlockHeader, BlockType, ChainId, CommitRecord, ManifestBody, PayloadHash, Signature,
+    SignedBlock, to_canonical,
 };
 use serde::Serialize;
 
@@ -39,7 +39,7 @@ pub struct ExportReport {
 #[derive(Serialize)]
 struct Line<'a> {
     commit: &'a CommitRecord,
-    header: &'a blyan_formats::BlockHeader,
+    header: &'a BlockHeader,
     signature: &'a Signature,
 }
 
@@ -263,10 +263,18 @@ fn references<S: Store>(
     named.extend(header.supersedes.iter().flatten());
     named.extend(header.prev_hash);
     named.extend(header.meta_ref);
+    named.extend(grant_of(reader, header));
     if header.block_type == BlockType::Manifest {
         named.extend(named_by_manifest(reader, stored.hash, &stored.block)?);
     }
     Ok(named)
+}
+
+/// The block that lets the signer sign; none where the genesis does, which stands first anyway.
+fn grant_of<S: Store>(reader: &ChainReader<S>, header: &BlockHeader) -> Option<BlockHash> {
+    let index = reader.index();
+    let granted = || index.granted().get(&header.miner_pub).copied();
+    (!index.authorises(&header.miner_pub)).then(granted)?
 }
 
 fn named_by_manifest<S: Store>(

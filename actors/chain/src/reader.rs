@@ -9,7 +9,9 @@ use blyan_protocol::{ModelDescription, ModelId, PayloadLocation, Receipt, Reques
 use parking_lot::Mutex;
 
 use crate::ChainError;
-use crate::core::{BLOCKS_MAX, BlockQuery, ChainIndex, Head, Lineage, ParamIndex, Version};
+use crate::core::{
+    BLOCKS_MAX, BlockQuery, ChainIndex, Head, Lineage, ParamIndex, Version, gives_authority,
+};
 use crate::store::{DataDir, ReceiptCursor, Records, RocksStore, Store};
 use crate::verify::Fault;
 
@@ -321,10 +323,10 @@ fn load_index<S: Store + ?Sized>(store: &S) -> Result<ChainIndex, ChainError> {
     let blocks = in_replay_order(records.blocks()?);
     let mut draft = index.draft();
     for (hash, block) in &blocks {
-        let genesis = (block.header.block_type == BlockType::Genesis)
+        let body = gives_authority(block.header.block_type)
             .then(|| load_body(&records, *hash, block.header.payload_hash));
-        let genesis = genesis.transpose()?;
-        let replayed = draft.replay(*hash, block, genesis.as_deref());
+        let body = body.transpose()?;
+        let replayed = draft.replay(*hash, block, body.as_deref());
         replayed.map_err(|refusal| refused(*hash, block, refusal))?;
     }
     if let Some((hash, block)) = newest_manifest(&blocks) {

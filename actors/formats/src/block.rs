@@ -86,6 +86,8 @@ impl std::str::FromStr for ChainId {
 pub enum BlockType {
     /// Chain A, index 0: names the network's first authorised keys.
     Genesis,
+    /// Chain A: keys that may sign experts from here on.
+    KeyGrant,
     /// Chain A: shapes, tokenizer, routing rules.
     Architecture,
     /// Chain A: every tensor name to the hash of its current block; its hash is the model id.
@@ -105,7 +107,11 @@ impl BlockType {
     #[must_use]
     pub const fn chain(self) -> ChainId {
         match self {
-            Self::Genesis | Self::Architecture | Self::Manifest | Self::AuditAnchor => ChainId::A,
+            Self::Genesis
+            | Self::KeyGrant
+            | Self::Architecture
+            | Self::Manifest
+            | Self::AuditAnchor => ChainId::A,
             Self::Expert | Self::Router | Self::SharedWeights => ChainId::B,
         }
     }
@@ -123,6 +129,7 @@ impl BlockType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Genesis => "genesis",
+            Self::KeyGrant => "key_grant",
             Self::Architecture => "architecture",
             Self::Manifest => "manifest",
             Self::AuditAnchor => "audit_anchor",

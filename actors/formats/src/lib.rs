@@ -14,7 +14,7 @@ pub mod tensorblock;
 pub use block::{
     BlockHeader, BlockType, ChainId, CommitRecord, CommitRule, PayloadType, SignedBlock,
 };
-pub use bodies::{ArchitectureBody, AuditAnchorBody, GenesisBody, ManifestBody};
+pub use bodies::{ArchitectureBody, AuditAnchorBody, GenesisBody, KeyGrantBody, ManifestBody};
 pub use canonical::{from_canonical, to_canonical};
 pub use error::{ErrorClass, FormatError};
 pub use hash::{BlockHash, ContentHash, NetworkId, PayloadHash};

@@ -4,7 +4,7 @@ use blyan_formats::block::BlockError;
 use blyan_formats::bodies::Payload as _;
 use blyan_formats::{
     ArchitectureBody, AuditAnchorBody, BlockHash, BlockHeader, BlockType, ChainId, GenesisBody,
-    ManifestBody, PayloadHash, SignedBlock, TensorName,
+    KeyGrantBody, ManifestBody, PayloadHash, PublicKey, SignedBlock, TensorName,
 };
 use blyan_protocol::ModelEntry;
 
@@ -93,8 +93,9 @@ impl<'a> Draft<'a> {
         Ok(Admission::New)
     }
 
-    /// Checks a stored block's header alone: signature, signer, network, links. The genesis needs its payload. `hash` must
-    /// be the header's, as [`crate::Records::blocks`] checks it when it reads a block.
+    /// Checks a stored block's header alone: signature, signer, network, links. What gives authority, the genesis and
+    /// key grants, needs its payload, whose hash must have been checked. `hash` must be the header's, as
+    /// [`crate::Records::blocks`] checks it when it reads a block.
     ///
     /// # Errors
     /// The first rule that the block breaks.
@@ -102,11 +103,15 @@ impl<'a> Draft<'a> {
         &mut self,
         hash: BlockHash,
         block: &SignedBlock,
-        genesis: Option<&[u8]>,
+        body: Option<&[u8]>,
     ) -> Result<(), Refusal> {
         match block.header.block_type {
             BlockType::Genesis => {
-                self.check_genesis(hash, block, genesis.map_or(Payload::Missing, Payload::Json))?
+                self.check_genesis(hash, block, body.map_or(Payload::Missing, Payload::Json))?
+            }
+            BlockType::KeyGrant => {
+                self.check_header(hash, block)?;
+                self.grant(hash, body.ok_or(Refusal::PayloadMissing(block.header.payload_hash))?)?;
             }
             _ => self.check_header(hash, block)?,
         }
@@ -167,7 +172,7 @@ impl<'a> Draft<'a> {
             return Err(Refusal::PayloadMissing(block.header.payload_hash));
         };
         let authority = Authority::of(hash, &GenesisBody::from_payload(body)?);
-        check_signer(&authority, &block.header)?;
+        self.check_signer(&authority, &block.header)?;
         self.added.authority = Some(authority);
         Ok(())
     }
@@ -176,7 +181,7 @@ impl<'a> Draft<'a> {
         verify_signed(hash, block)?;
         let authority = self.authority().ok_or(Refusal::NoGenesis)?;
         let header = &block.header;
-        check_signer(authority, header)?;
+        self.check_signer(authority, header)?;
         let (ours, theirs) = (authority.network(), header.network_id);
         if ours != theirs {
             return Err(Refusal::Network { ours, theirs });
@@ -185,6 +190,33 @@ impl<'a> Draft<'a> {
             ChainId::B => self.check_dag(hash, header),
             _ => self.check_linear(header),
         }
+    }
+
+    /// A block never authorises itself by carrying a key: only the genesis and chain A do, a grant for experts alone.
+    fn check_signer(&self, authority: &Authority, header: &BlockHeader) -> Result<(), Refusal> {
+        let key = header.miner_pub;
+        if authority.authorises(&key) {
+            return Ok(());
+        }
+        if !self.is_granted(&key) {
+            return Err(Refusal::Signer(key));
+        }
+        match header.block_type {
+            BlockType::Expert if header.supersedes.is_none() => Ok(()),
+            BlockType::Expert => Err(Refusal::GrantSupersedes(key)),
+            block_type => Err(Refusal::Grant { key, block_type }),
+        }
+    }
+
+    fn is_granted(&self, key: &PublicKey) -> bool {
+        self.base.granted().contains_key(key) || self.added.granted.contains_key(key)
+    }
+
+    fn grant(&mut self, block: BlockHash, body: &[u8]) -> Result<(), Refusal> {
+        for key in KeyGrantBody::from_payload(body)?.keys {
+            self.added.granted.entry(key).or_insert(block);
+        }
+        Ok(())
     }
 
     /// One comparison with the block before: the chain is never walked.
@@ -265,6 +297,7 @@ impl<'a> Draft<'a> {
                 body.validate_against(architecture)?;
                 self.added.params = Some(params);
             }
+            BlockType::KeyGrant => self.grant(hash, body)?,
             BlockType::AuditAnchor => {
                 AuditAnchorBody::from_payload(body)?;
             }
@@ -310,13 +343,9 @@ fn verify_signed(hash: BlockHash, block: &SignedBlock) -> Result<(), Refusal> {
     verified.map_err(|fault| Refusal::Signature(BlockError::Signature(fault)))
 }
 
-/// A block never authorises itself by carrying a key: only the genesis and chain A do.
-fn check_signer(authority: &Authority, header: &BlockHeader) -> Result<(), Refusal> {
-    if authority.authorises(&header.miner_pub) {
-        Ok(())
-    } else {
-        Err(Refusal::Signer(header.miner_pub))
-    }
+/// Whether a block's payload says who may sign, so that headers alone cannot be replayed without it.
+pub(crate) fn gives_authority(block_type: BlockType) -> bool {
+    matches!(block_type, BlockType::Genesis | BlockType::KeyGrant)
 }
 
 fn check_payload(header: &BlockHeader, payload: Payload<'_>) -> Result<(), Refusal> {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use blyan_formats::{
     BlockHash, BlockType, ChainId, GenesisBody, NetworkId, PayloadHash, PublicKey, SignedBlock,
@@ -95,6 +95,8 @@ impl Authority {
 #[derive(Clone, Debug, Default)]
 pub struct ChainIndex {
     pub(crate) authority: Option<Authority>,
+    /// Keys that may sign experts, beside those of the genesis, and the first block that grants it.
+    granted: BTreeMap<PublicKey, BlockHash>,
     blocks: HashMap<BlockHash, BlockMeta>,
     /// Index to hash.
     chain_a: Vec<BlockHash>,
@@ -112,6 +114,7 @@ pub struct ChainIndex {
 #[derive(Debug, Default)]
 pub struct Added {
     pub(super) authority: Option<Authority>,
+    pub(super) granted: BTreeMap<PublicKey, BlockHash>,
     pub(super) blocks: Vec<BlockMeta>,
     pub(super) params: Option<ParamIndex>,
 }
@@ -133,6 +136,9 @@ impl ChainIndex {
     pub fn apply(&mut self, added: Added) {
         for block in added.blocks {
             self.insert(block);
+        }
+        for (key, grant) in added.granted {
+            self.granted.entry(key).or_insert(grant);
         }
         self.authority = added.authority.or(self.authority.take());
         self.params = added.params.or(self.params.take());
@@ -160,6 +166,25 @@ impl ChainIndex {
     /// The hash of the genesis block.
     pub fn genesis(&self) -> Option<BlockHash> {
         self.authority.as_ref().map(|authority| authority.genesis)
+    }
+
+    /// Whether the genesis authorises the key, so that it may sign any block.
+    pub fn authorises(&self, key: &PublicKey) -> bool {
+        self.authority
+            .as_ref()
+            .is_some_and(|authority| authority.authorises(key))
+    }
+
+    /// Keys that `key_grant` blocks let sign experts, each with the first block that does.
+    pub const fn granted(&self) -> &BTreeMap<PublicKey, BlockHash> {
+        &self.granted
+    }
+
+    /// Keys that the genesis lets sign any block, in order.
+    pub fn authorised(&self) -> &[PublicKey] {
+        self.authority
+            .as_ref()
+            .map_or(&[], |authority| &authority.keys)
     }
 
     /// What is known of a block.

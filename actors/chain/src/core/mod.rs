@@ -6,7 +6,7 @@ mod params;
 mod query;
 mod refusal;
 
-pub(crate) use draft::check_json;
+pub(crate) use draft::{check_json, gives_authority};
 pub use draft::{Admission, Draft, Evidence, Payload};
 pub use index::{Added, BlockMeta, ChainIndex, Head};
 pub use params::ParamIndex;

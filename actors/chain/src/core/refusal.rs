@@ -1,6 +1,6 @@
 use blyan_formats::block::BlockError;
 use blyan_formats::bodies::BodyError;
-use blyan_formats::{BlockHash, NetworkId, PayloadHash, PublicKey, TensorName};
+use blyan_formats::{BlockHash, BlockType, NetworkId, PayloadHash, PublicKey, TensorName};
 
 /// Why a block may not be appended. The variants stand in the order in which they are checked; the first that
 /// applies is the answer.
@@ -24,6 +24,17 @@ pub enum Refusal {
     /// The signer is not authorised by the genesis or by chain A.
     #[error("the key {0} may not sign blocks of this network")]
     Signer(PublicKey),
+    /// The signer was granted experts on chain A, and the block is something else.
+    #[error("the key {key} may sign experts only, not {block_type}")]
+    Grant {
+        /// The signer.
+        key: PublicKey,
+        /// What it signed.
+        block_type: BlockType,
+    },
+    /// The signer was granted experts on chain A, and deprecates blocks: a candidate must not (CHAIN-29).
+    #[error("the key {0} may add experts, not deprecate what is there")]
+    GrantSupersedes(PublicKey),
     /// The block belongs to another network (SEC-23).
     #[error("it belongs to the network {theirs}, this is {ours}")]
     Network {
@@ -105,6 +116,8 @@ impl Refusal {
             Self::NoGenesis => "no_genesis",
             Self::OtherGenesis { .. } => "other_genesis",
             Self::Signer(_) => "signer",
+            Self::Grant { .. } => "grant",
+            Self::GrantSupersedes(_) => "grant_supersedes",
             Self::Network { .. } => "network",
             Self::Index { .. } => "index",
             Self::PrevHash { .. } => "prev_hash",

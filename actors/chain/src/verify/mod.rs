@@ -12,7 +12,7 @@ use blyan_formats::{BlockHash, ChainId, SignedBlock};
 use blyan_protocol::ModelId;
 
 use crate::ChainError;
-use crate::core::ChainIndex;
+use crate::core::{ChainIndex, gives_authority};
 use crate::reader::{in_replay_order, load_body, refused};
 use crate::store::{Records, Store};
 
@@ -116,12 +116,9 @@ fn verify_chain<S: Store + ?Sized>(
     let mut index = ChainIndex::default();
     let mut draft = index.draft();
     for (hash, block) in blocks {
-        let body = match block.header.index {
-            0 if block.header.chain == ChainId::A => {
-                Some(load_body(&records, *hash, block.header.payload_hash)?)
-            }
-            _ => None,
-        };
+        let body = gives_authority(block.header.block_type)
+            .then(|| load_body(&records, *hash, block.header.payload_hash));
+        let body = body.transpose()?;
         draft
             .replay(*hash, block, body.as_deref())
             .map_err(|refusal| refused(*hash, block, refusal))?;

@@ -1,4 +1,4 @@
-//! The JSON payloads of chain A: genesis, architecture, manifest, audit anchor.
+//! The JSON payloads of chain A: genesis, key grant, architecture, manifest, audit anchor.
 //!
 //! They are read with [`Payload::from_payload`], which bounds the length, accepts canonical JSON only and validates,
 //! and written with [`Payload::to_payload`], which validates first. No payload holds a float: decimals are texts.
@@ -7,6 +7,7 @@ mod architecture;
 mod audit_anchor;
 mod decimal;
 mod genesis;
+mod key_grant;
 mod manifest;
 mod strings;
 
@@ -23,6 +24,7 @@ pub use architecture::{
 pub use audit_anchor::AuditAnchorBody;
 pub use decimal::Decimal;
 pub use genesis::GenesisBody;
+pub use key_grant::KeyGrantBody;
 pub use manifest::ManifestBody;
 pub use strings::StringTable;
 
