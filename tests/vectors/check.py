@@ -294,7 +294,7 @@ def type_of_name(name):
 
 # The header's shape --------------------------------------------------------------------------------------------------
 
-CHAIN_OF = {"genesis": "A", "architecture": "A", "manifest": "A", "audit_anchor": "A"}
+CHAIN_OF = {"genesis": "A", "architecture": "A", "manifest": "A", "audit_anchor": "A", "key_grant": "A"}
 CHAIN_OF |= {"expert": "B", "router": "B", "shared_weights": "B"}
 HEADER = {
     "version": integer(32), "network_id": is_hash, "chain": one_of("A", "B", "C", "D"), "index": integer(64),
@@ -359,11 +359,19 @@ def check_payload_fields(header, kind):
 
 def check_genesis(body):
     check_fields(body, {"network_name": is_text, "authorised_keys": list_of(is_key)})
-    name, keys = body["network_name"], body["authorised_keys"]
+    name = body["network_name"]
     require(re.fullmatch("[ -~]{1,64}", name), "network_name", "must be 1 to 64 printable ASCII characters")
-    require(1 <= len(keys) <= 64, "authorised_keys", "must have 1 to 64 entries")
-    ordered = all(a < b for a, b in zip(keys, keys[1:]))
-    require(ordered, "authorised_keys", "must be sorted and without repetition")
+    check_keys(body["authorised_keys"], "authorised_keys")
+
+
+def check_key_grant(body):
+    check_fields(body, {"keys": list_of(is_key)})
+    check_keys(body["keys"], "keys")
+
+
+def check_keys(keys, field):
+    require(1 <= len(keys) <= 64, field, "must have 1 to 64 entries")
+    require(all(a < b for a, b in zip(keys, keys[1:])), field, "must be sorted and without repetition")
 
 
 ROPE = {"base": is_decimal, "style": one_of("interleaved", "halves")}
@@ -471,6 +479,7 @@ BODIES = {
     "architecture": (check_architecture, 16 << 20),
     "manifest": (check_manifest, 8 << 20),
     "audit_anchor": (check_audit_anchor, 256),
+    "key_grant": (check_key_grant, 8 * 1024),
 }
 
 
@@ -533,6 +542,7 @@ class Chain:
         self.shapes = {}
         self.on_a = []
         self.keys = []
+        self.granted = set()
 
     def add(self, line):
         block = decode(line)
@@ -559,7 +569,7 @@ class Chain:
             body = self.read_body(header)
             self.keys = body["authorised_keys"]
         require(self.on_a or header["block_type"] == "genesis", "block_type", "the chain has no genesis yet")
-        require(header["miner_pub"] in self.keys, "miner_pub", "this key is not authorised by the genesis")
+        self.check_signer(header)
         if self.on_a:
             require(header["network_id"] == self.on_a[0], "network_id", "the block belongs to another network")
         if header["chain"] == "B":
@@ -569,6 +579,14 @@ class Chain:
             require(header["index"] == expected, "index", f"is {header['index']}, the next one is {expected}")
             follows = not self.on_a or header["prev_hash"] == self.on_a[-1]
             require(follows, "prev_hash", "is not the hash of the block before")
+
+    def check_signer(self, header):
+        key = header["miner_pub"]
+        if key in self.keys:
+            return
+        require(key in self.granted, "miner_pub", "this key is authorised neither by the genesis nor by a key_grant")
+        require(header["block_type"] == "expert", "miner_pub", "this key was granted experts only")
+        require("supersedes" not in header, "supersedes", "a key that was granted experts deprecates nothing")
 
     def check_dag(self, header):
         expected = 0
@@ -601,6 +619,8 @@ class Chain:
             self.bodies[block] = body
         if header["block_type"] == "manifest":
             self.check_entries(body)
+        if header["block_type"] == "key_grant":
+            self.granted.update(body["keys"])
 
     def open_payload(self, header):
         path = self.path(header["payload_hash"])

@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, Callable
 
-from forge import N, OTHER_SECRET, public_key, reseal, sha256, signed, weights
+from forge import MINER_KEY, N, OTHER_SECRET, public_key, reseal, sha256, signed, weights
 
 OTHER_KEY = public_key(OTHER_SECRET).hex()
 UNKNOWN = sha256(b"no block").hex()
@@ -59,6 +59,7 @@ def without_last(name):
     return lambda body: body | {name: dict(list(body[name].items())[:-1])}
 
 
+GRANTED = "layer0.expert0 v2"
 EXPERT, CHILD, NEWEST = "layer0.expert1", "layer0.expert1 v2", "layer0.expert1 v3"
 
 HEADER_FAULTS = [
@@ -105,6 +106,12 @@ HEADER_FAULTS = [
     Fault("no payload length", "header", EXPERT, put(payload_len=0), "payload_len"),
     Fault("payload not there", "header", EXPERT, put(payload_hash=UNKNOWN), f"{UNKNOWN} is not there"),
     Fault("upper-case hash", "header", EXPERT, lambda h: h | {"payload_hash": h["payload_hash"].upper()}, "payload_hash"),
+    Fault("expert of a key without grant", "header", GRANTED, put(miner_pub=OTHER_KEY), "miner_pub: this key is authorised neither"),
+    Fault("grant of a granted key", "header", "key_grant v2", put(miner_pub=MINER_KEY), "miner_pub: this key was granted experts only"),
+    Fault("manifest of a granted key", "header", "manifest v2", put(miner_pub=MINER_KEY), "miner_pub: this key was granted experts only"),
+    Fault("router of a granted key", "header", "layer0.router v2", put(miner_pub=MINER_KEY), "miner_pub: this key was granted experts only"),
+    Fault("a granted key deprecates", "header", GRANTED, lambda h: h | {"supersedes": h["depends_on"]}, "supersedes: a key that was granted"),
+    Fault("expert of a key that is granted later", "header", EXPERT, put(miner_pub=MINER_KEY), "miner_pub: this key is authorised neither"),
     Fault("key is no point", "header", EXPERT, put(miner_pub="02" + "00" * 31 + "05"), "miner_pub"),
 ]
 
@@ -150,6 +157,11 @@ BODY_FAULTS = [
     Fault("manifest names no block", "body", "manifest", within("entries", embedding=UNKNOWN), "entries.embedding"),
     Fault("manifest swaps a block", "body", "manifest", lambda b: b | {"entries": b["entries"] | {"layer0.expert0": b["entries"][EXPERT]}}, "entries.layer0.expert0"),
     Fault("manifest of no architecture", "body", "manifest", put(architecture=UNKNOWN), "architecture"),
+    Fault("granted keys unsorted", "body", "key_grant v2", lambda b: b | {"keys": b["keys"][::-1]}, "keys: must be sorted"),
+    Fault("a key granted twice", "body", "key_grant", lambda b: b | {"keys": b["keys"] * 2}, "keys: must be sorted"),
+    Fault("grant to nobody", "body", "key_grant", put(keys=[]), "keys: must have 1"),
+    Fault("grant to no point", "body", "key_grant", put(keys=["02" + "00" * 31 + "05"]), "keys"),
+    Fault("grant with an end", "body", "key_grant", put(until=5), "until"),
     Fault("empty audit log", "body", "audit_anchor", put(count=0), "count"),
     Fault("anchor is no hash", "body", "audit_anchor", put(head="00"), "head"),
 ]

@@ -143,6 +143,11 @@ def sign(secret, digest):
 
 SECRET = int.from_bytes(sha256(b"blyan test vector key"), "big") % N
 OTHER_SECRET = int.from_bytes(sha256(b"another key"), "big") % N
+MINER_SECRET = int.from_bytes(sha256(b"a miner's key"), "big") % N
+
+
+SECRETS = {public_key(secret).hex(): secret for secret in (SECRET, OTHER_SECRET, MINER_SECRET)}
+MINER_KEY = public_key(MINER_SECRET).hex()
 
 
 @functools.cache
@@ -217,7 +222,13 @@ class Forge:
         entries = {name: self.tensor(name, name, architecture, []) for name in SHAPES}
         self.meta("manifest", "manifest", {"architecture": architecture, "entries": entries})
         self.meta("audit_anchor", "audit_anchor", {"count": 3, "head": sha256(b"log").hex()})
-        newer = [self.tensor(f"{name} v2", name, architecture, [entries[name]]) for name in ("layer0.expert0", "layer0.expert1")]
+        self.meta("key_grant", "key_grant", {"keys": [MINER_KEY]})
+        self.meta("key_grant v2", "key_grant", {"keys": sorted([MINER_KEY, self.key])})
+        self.tensor("layer0.router v2", "layer0.router", architecture, [entries["layer0.router"]])
+        newer = [
+            self.tensor("layer0.expert0 v2", "layer0.expert0", architecture, [entries["layer0.expert0"]], signer=MINER_KEY),
+            self.tensor("layer0.expert1 v2", "layer0.expert1", architecture, [entries["layer0.expert1"]]),
+        ]
         joined = self.tensor("layer0.expert1 v3", "layer0.expert1", architecture, sorted(newer), [entries["layer0.expert1"]])
         self.meta("manifest v2", "manifest", {"architecture": architecture, "entries": entries | {"layer0.expert1": joined}})
 
@@ -229,13 +240,13 @@ class Forge:
         self.on_a.append(self.append(label, header, data))
         return self.on_a[-1]
 
-    def tensor(self, label, name, architecture, parents, superseded=()):
+    def tensor(self, label, name, architecture, parents, superseded=(), signer=None):
         data = self.tweak("bytes", label, weights(name, label))
         part = name.split(".")[-1]
         kind = "router" if part == "router" else "expert" if part.startswith("expert") else "shared_weights"
         index = max((self.heights[parent] + 1 for parent in parents), default=0)
         header = self.header("B", kind, index, data, "tensorblock")
-        header |= {"depends_on": parents, "expert_name": name, "meta_ref": architecture}
+        header |= {"depends_on": parents, "expert_name": name, "meta_ref": architecture, "miner_pub": signer or self.key}
         if superseded:
             header |= {"supersedes": list(superseded)}
         if name.startswith("layer"):
@@ -256,7 +267,8 @@ class Forge:
         self.payloads[header["payload_hash"]] = data
         header = self.tweak("header", label, header)
         digest = sha256(BLOCK_DOMAIN, canonical(header).encode())
-        signature = self.tweak("signature", label, signed(self.tweak("secret", label, self.secret), digest))
+        secret = self.tweak("secret", label, SECRETS.get(header["miner_pub"], self.secret))
+        signature = self.tweak("signature", label, signed(secret, digest))
         commit = {"accepted_by": self.key, "accepted_ms": self.time + 5, "rule": "authorised_key"}
         block = {"header": header, "signature": signature, "commit": self.tweak("commit", label, commit)}
         self.lines.append(self.tweak("line", label, canonical(block).encode()))

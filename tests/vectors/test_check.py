@@ -202,7 +202,7 @@ def paths_of(body, path=()):
         yield from paths_of(body[name], (*path, name))
 
 
-@pytest.mark.parametrize("label", ["genesis", "architecture", "manifest", "audit_anchor"])
+@pytest.mark.parametrize("label", ["genesis", "architecture", "manifest", "audit_anchor", "key_grant"])
 def test_a_body_of_another_shape_is_a_fault_and_no_crash(sound, label):
     forge, folder = sound
     header = json.loads(forge.lines[list(forge.hashes).index(label)])["header"]
