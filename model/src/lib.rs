@@ -3,6 +3,7 @@
 pub mod dense;
 mod error;
 pub mod eval;
+pub mod experts;
 mod file;
 pub mod fit;
 pub mod import;

@@ -43,7 +43,7 @@ const TEMPLATE: &str = "{% for message in messages %}{% if loop.first and messag
 {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}";
 
 #[derive(Default)]
-struct GgufWriter {
+pub struct GgufWriter {
     keys: u64,
     metadata: Vec<u8>,
     tensors: u64,
@@ -81,9 +81,14 @@ impl GgufWriter {
     }
 
     fn tensor(&mut self, name: &str, rows: usize, cols: usize, code: u32, bytes: &[u8]) {
+        let dims: &[usize] = if rows == 1 { &[cols] } else { &[cols, rows] };
+        self.tensor_of(name, dims, code, bytes);
+    }
+
+    /// `dims` with the fastest first, as GGUF has them.
+    pub fn tensor_of(&mut self, name: &str, dims: &[usize], code: u32, bytes: &[u8]) {
         self.tensors += 1;
         text(&mut self.table, name);
-        let dims: &[usize] = if rows == 1 { &[cols] } else { &[cols, rows] };
         self.table.extend((dims.len() as u32).to_le_bytes());
         dims.iter()
             .for_each(|dim| self.table.extend((*dim as u64).to_le_bytes()));
@@ -93,7 +98,7 @@ impl GgufWriter {
         self.data.resize(self.data.len().next_multiple_of(32), 0);
     }
 
-    fn finish(self) -> Vec<u8> {
+    pub fn finish(self) -> Vec<u8> {
         let mut file = b"GGUF".to_vec();
         file.extend(3u32.to_le_bytes());
         file.extend(self.tensors.to_le_bytes());
