@@ -4,8 +4,8 @@
 use blyan_formats::PayloadHash;
 use blyan_formats::merkle;
 use blyan_formats::tensorblock::{
-    HEADER_LEN, Section, TensorBuf, TensorError, TensorFault, TensorView, verify_proof,
-    write_tensorblock,
+    HEADER_LEN, Section, StreamError, TensorBuf, TensorError, TensorFault, TensorView,
+    verify_proof, verify_stream, write_tensorblock,
 };
 use half::f16;
 use proptest::prelude::*;
@@ -17,8 +17,24 @@ fn file_of(tensor: &TensorBuf) -> (Vec<u8>, PayloadHash) {
     (file, written.payload_hash)
 }
 
-/// What a node does with a file before its first use.
+/// What a node does with a file before its first use; a stream of it is judged the same.
 fn open(file: &[u8], expected: PayloadHash) -> Result<TensorView<'_>, TensorFault> {
+    let whole = verified(file, expected);
+    match (
+        &whole,
+        verify_stream(&mut &file[..], file.len() as u64, expected),
+    ) {
+        (Ok(view), Ok(spec)) => assert_eq!(*view.spec(), spec),
+        (Err(whole), Err(StreamError::Fault(streamed))) => assert_eq!(*whole, streamed),
+        (Err(_), Err(StreamError::NotFinite { .. })) => {}
+        // A stream lies nowhere in memory.
+        (Err(TensorFault::Misaligned), Ok(_)) => {}
+        (whole, streamed) => panic!("{:?}, as a stream {streamed:?}", whole.as_ref().err()),
+    }
+    whole
+}
+
+fn verified(file: &[u8], expected: PayloadHash) -> Result<TensorView<'_>, TensorFault> {
     let view = TensorView::parse(file)?;
     view.verify_full(expected)?;
     Ok(view)
@@ -216,6 +232,26 @@ fn every_byte_of_a_small_file_is_covered() {
         damaged[at] ^= 0x80;
         assert!(open(&damaged, hash).is_err(), "byte {at}");
     }
+}
+
+#[test]
+fn a_stream_with_a_number_that_is_not_finite_is_refused_where_it_stands() {
+    let (mut file, _) = file_of(&expert(7));
+    let scale = HEADER_LEN + 4 * 20;
+    file[scale..scale + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    let covered = TensorView::parse(&file).unwrap().sections().tree.start as usize;
+    let leaves = file[..covered]
+        .chunks(merkle::LEAF_LEN)
+        .map(merkle::leaf_hash);
+    let tree = merkle::build(leaves.collect());
+    file[covered..].copy_from_slice(tree.as_flattened());
+    let hash = PayloadHash::from_bytes(*tree.last().unwrap());
+    assert!(verified(&file, hash).is_ok());
+    let refused = verify_stream(&mut &file[..], file.len() as u64, hash).unwrap_err();
+    assert!(
+        matches!(refused, StreamError::NotFinite { at } if at == scale as u64),
+        "{refused}"
+    );
 }
 
 #[test]

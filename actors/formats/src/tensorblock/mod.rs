@@ -18,6 +18,7 @@ mod buf;
 mod cast;
 mod fault;
 mod spec;
+mod stream;
 mod tensor;
 mod view;
 mod write;
@@ -27,6 +28,7 @@ pub use fault::{Section, TensorError, TensorFault};
 pub use spec::{
     DATA_ALIGNMENT, DType, HEADER_LEN, Layout, MAGIC, Quantisation, Sections, TensorSpec, VERSION,
 };
+pub use stream::{StreamError, verify_stream};
 pub use tensor::{BLOCK_LEN, Tensor, TensorData};
 pub use view::{TensorView, verify_proof};
 pub use write::{Written, write_tensorblock};
