@@ -4,7 +4,7 @@ use blyan_formats::block::BLOCK_VERSION;
 use blyan_formats::bodies::Payload as _;
 use blyan_formats::{
     BlockHash, BlockHeader, BlockType, ChainId, GenesisBody, NetworkId, NodeKey, PayloadHash,
-    TensorName,
+    SignedBlock, TensorName,
 };
 
 use crate::ChainError;
@@ -96,31 +96,37 @@ pub fn weights_block(
     let genesis = index
         .genesis()
         .ok_or_else(|| ChainError::Malformed("the chain has no genesis yet".to_owned()))?;
-    let parents = sorted(weights.parents);
-    let superseded = sorted(weights.supersedes);
     let mut height = 0;
-    for parent in &parents {
+    for parent in &weights.parents {
         let parent = index.get(parent).ok_or(ChainError::NoBlock(*parent))?;
         height = height.max(parent.index + 1);
     }
-    let mut header = header(
-        NetworkId::of_genesis(genesis),
-        weights.name.block_type(),
-        height,
-        timestamp_ms,
-        key,
-    );
-    header.depends_on = Some(parents);
+    let network = NetworkId::of_genesis(genesis);
+    Ok(NewBlock {
+        block: weights_block_at(network, height, weights, timestamp_ms, key),
+        body: None,
+    })
+}
+
+/// A block on chain B for whoever has no chain: `height` is 0 without parents, else 1 + the highest index of them.
+pub fn weights_block_at(
+    network: NetworkId,
+    height: u64,
+    weights: Weights,
+    timestamp_ms: u64,
+    key: &NodeKey,
+) -> SignedBlock {
+    let superseded = sorted(weights.supersedes);
+    let block_type = weights.name.block_type();
+    let mut header = header(network, block_type, height, timestamp_ms, key);
+    header.depends_on = Some(sorted(weights.parents));
     header.supersedes = (!superseded.is_empty()).then_some(superseded);
     header.expert_name = Some(weights.name);
     header.layer_id = weights.name.layer();
     header.meta_ref = Some(weights.meta_ref);
     header.payload_hash = weights.payload;
     header.payload_len = weights.payload_len;
-    Ok(NewBlock {
-        block: header.sign(key),
-        body: None,
-    })
+    header.sign(key)
 }
 
 fn sorted(mut hashes: Vec<BlockHash>) -> Vec<BlockHash> {
