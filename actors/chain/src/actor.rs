@@ -3,15 +3,17 @@ use std::time::Duration;
 
 use actix::fut::{ActorFutureExt, WrapFuture};
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
-use blyan_formats::{BlockHash, ChainId, ContentHash, PayloadHash};
+use blyan_formats::{BlockHash, ChainId, ContentHash, PayloadHash, SignedBlock};
 use blyan_protocol::{ModelDescription, ModelId, PayloadLocation, Receipt, RequestId};
 use blyan_supervisors::{CallError, ChildSpec, ExitHandle, ExitReason, Probe, StartContext};
 use tokio::sync::oneshot;
 
-use crate::core::{BlockQuery, Head, Lineage, Version};
+use crate::checked::CheckedBlock;
+use crate::core::{BlockQuery, Head, Lineage, Signers, Version};
 use crate::reader::StoredBlock;
 use crate::store::{ReceiptCursor, Store};
-use crate::writer::{Acceptance, Appended, ChainWriter, NewBlock};
+use crate::uploads::UploadTerms;
+use crate::writer::{Acceptance, Appended, ChainWriter};
 use crate::{ChainConfig, ChainError, check_network};
 
 /// Where tests put faults in.
@@ -22,10 +24,10 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 
 type Reply<T> = Result<T, ChainError>;
 
-/// Appends blocks in order, all or none; see [`ChainWriter::append_all`].
+/// Appends blocks in order, all or none; see [`ChainWriter::append`].
 #[derive(Message)]
 #[rtype(result = "Reply<Vec<Appended>>")]
-pub(crate) struct AppendBlocks(pub Vec<NewBlock>, pub Acceptance);
+pub(crate) struct AppendBlocks(pub Vec<CheckedBlock>, pub Acceptance);
 
 #[derive(Message)]
 #[rtype(result = "Reply<Option<Head>>")]
@@ -78,6 +80,14 @@ pub(crate) struct GetReceipt(pub RequestId);
 #[derive(Message)]
 #[rtype(result = "Reply<Vec<Receipt>>")]
 pub(crate) struct ListReceipts(pub Option<ReceiptCursor>, pub usize);
+
+#[derive(Message)]
+#[rtype(result = "Reply<UploadTerms>")]
+pub(crate) struct GetUploadTerms(pub SignedBlock);
+
+#[derive(Message)]
+#[rtype(result = "Reply<Signers>")]
+pub(crate) struct GetSigners;
 
 #[derive(Message)]
 #[rtype(result = "Reply<()>")]
@@ -168,7 +178,7 @@ macro_rules! answer {
     };
 }
 
-answer!(AppendBlocks(blocks, acceptance) => AppendBlocks, Vec<Appended>, |chain| chain.append_all(&blocks, acceptance));
+answer!(AppendBlocks(blocks, acceptance) => AppendBlocks, Vec<Appended>, |chain| chain.append(&blocks, acceptance));
 answer!(GetHead(of) => GetHead, Option<Head>, |chain| Ok(chain.head(of)));
 answer!(GetGenesis => GetGenesis, Option<BlockHash>, |chain| Ok(chain.index().genesis()));
 answer!(GetBlock(hash) => GetBlock, StoredBlock, |chain| chain.block(hash));
@@ -181,6 +191,8 @@ answer!(LocatePayload(payload) => LocatePayload, PayloadLocation, |chain| chain.
 answer!(RememberFp32(payload, sha256) => RememberFp32, (), |chain| chain.remember_fp32(payload, sha256));
 answer!(GetReceipt(request) => GetReceipt, Option<Receipt>, |chain| chain.receipt(&request));
 answer!(ListReceipts(after, count_max) => ListReceipts, Vec<Receipt>, |chain| chain.receipts(after, count_max));
+answer!(GetUploadTerms(block) => GetUploadTerms, UploadTerms, |chain| chain.upload_terms(&block));
+answer!(GetSigners => GetSigners, Signers, |chain| Ok(chain.index().signers()));
 answer!(Ping => Ping, (), |_chain| Ok(()));
 
 impl<S: Store> Handler<RecordReceipts> for ChainActor<S> {

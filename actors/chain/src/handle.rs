@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message};
-use blyan_formats::{BlockHash, ChainId, ContentHash, PayloadHash};
+use blyan_formats::{BlockHash, ChainId, ContentHash, PayloadHash, SignedBlock};
 use blyan_protocol::{
     BoxFuture, ModelDescription, ModelId, PayloadLocation, PayloadSource, PublicError, Receipt,
     ReceiptSink, RequestId,
@@ -10,12 +10,14 @@ use blyan_supervisors::ChildRef;
 
 use crate::actor::{
     AppendBlocks, ChainActor, FindBlocks, GetBlock, GetBody, GetGenesis, GetHead, GetLineage,
-    GetModel, GetReceipt, ListModels, ListReceipts, LocatePayload, Ping, RecordReceipts,
-    RememberFp32,
+    GetModel, GetReceipt, GetSigners, GetUploadTerms, ListModels, ListReceipts, LocatePayload,
+    Ping, RecordReceipts, RememberFp32,
 };
-use crate::core::{BlockQuery, Head, Lineage, Version};
+use crate::checked::CheckedBlock;
+use crate::core::{BlockQuery, Head, Lineage, Signers, Version};
 use crate::reader::StoredBlock;
 use crate::store::{ReceiptCursor, RocksStore, Store};
+use crate::uploads::UploadTerms;
 use crate::writer::{Acceptance, Appended, NewBlock};
 use crate::{ChainConfig, ChainError};
 
@@ -59,7 +61,7 @@ impl<S: Store> ChainHandle<S> {
     }
 
     /// Appends blocks in order, all or none. Blocks that are there already stay as they are. Once this returns they
-    /// are durable.
+    /// are durable. Signatures are checked here, before the actor is asked: it has no time for them.
     ///
     /// # Errors
     /// [`ChainError::Refused`] for the first block that breaks a rule; [`ChainError::NotDurable`]: nothing was
@@ -69,7 +71,8 @@ impl<S: Store> ChainHandle<S> {
         blocks: Vec<NewBlock>,
         acceptance: Acceptance,
     ) -> Result<Vec<Appended>, ChainError> {
-        self.ask(AppendBlocks(blocks, acceptance)).await
+        let checked = CheckedBlock::check_all(blocks)?;
+        self.ask(AppendBlocks(checked, acceptance)).await
     }
 
     /// The newest end of a chain; `None` for an empty one.
@@ -191,6 +194,22 @@ impl<S: Store> ChainHandle<S> {
         count_max: usize,
     ) -> Result<Vec<Receipt>, ChainError> {
         self.ask(ListReceipts(after, count_max)).await
+    }
+
+    /// Holds a block that somebody wants to upload against every rule, as if its payload were there.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`]; [`ChainError::NoModel`].
+    pub async fn upload_terms(&self, block: SignedBlock) -> Result<UploadTerms, ChainError> {
+        self.ask(GetUploadTerms(block)).await
+    }
+
+    /// The keys that may sign.
+    ///
+    /// # Errors
+    /// [`ChainError::Call`].
+    pub async fn signers(&self) -> Result<Signers, ChainError> {
+        self.ask(GetSigners).await
     }
 
     /// Answers once the actor takes messages.

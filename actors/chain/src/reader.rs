@@ -9,6 +9,7 @@ use blyan_protocol::{ModelDescription, ModelId, PayloadLocation, Receipt, Reques
 use parking_lot::Mutex;
 
 use crate::ChainError;
+use crate::checked::check_signatures;
 use crate::core::{
     BLOCKS_MAX, BlockQuery, ChainIndex, Head, Lineage, ParamIndex, Version, gives_authority,
 };
@@ -321,12 +322,13 @@ fn load_index<S: Store + ?Sized>(store: &S) -> Result<ChainIndex, ChainError> {
     let mut index = ChainIndex::default();
     let records = Records(store);
     let blocks = in_replay_order(records.blocks()?);
+    let signatures = check_signatures(&blocks);
     let mut draft = index.draft();
-    for (hash, block) in &blocks {
+    for ((hash, block), signature) in blocks.iter().zip(signatures) {
         let body = gives_authority(block.header.block_type)
             .then(|| load_body(&records, *hash, block.header.payload_hash));
         let body = body.transpose()?;
-        let replayed = draft.replay(*hash, block, body.as_deref());
+        let replayed = draft.replay(*hash, block, signature, body.as_deref());
         replayed.map_err(|refusal| refused(*hash, block, refusal))?;
     }
     if let Some((hash, block)) = newest_manifest(&blocks) {

@@ -11,6 +11,7 @@ use blyan_formats::{
 use blyan_protocol::Receipt;
 
 use crate::ChainError;
+use crate::checked::CheckedBlock;
 use crate::compose;
 use crate::core::{Admission, Draft, Evidence, Payload};
 use crate::metrics;
@@ -92,15 +93,28 @@ impl<S: Store> ChainWriter<S> {
         blocks: &[NewBlock],
         acceptance: Acceptance,
     ) -> Result<Vec<Appended>, ChainError> {
+        self.append(&CheckedBlock::check_all(blocks.to_vec())?, acceptance)
+    }
+
+    /// As [`ChainWriter::append_all`], for blocks whose signatures were checked before.
+    ///
+    /// # Errors
+    /// As [`ChainWriter::append_all`].
+    pub fn append(
+        &mut self,
+        blocks: &[CheckedBlock],
+        acceptance: Acceptance,
+    ) -> Result<Vec<Appended>, ChainError> {
         let mut batch = Batch::default();
         let mut appended = Vec::with_capacity(blocks.len());
         let mut draft = self.reader.index().draft();
-        for new in blocks {
-            let hash = new.block.hash();
-            let admission = self.admit(&mut draft, blocks, hash, new)?;
+        let commit = acceptance.record().to_canonical();
+        for checked in blocks {
+            let admission = self.admit(&mut draft, blocks, checked)?;
             if admission == Admission::New {
-                batch.put_block(hash, &new.block, &acceptance.record(), new.body.as_deref());
+                batch.put_checked(checked, &commit);
             }
+            let hash = checked.hash();
             appended.push(Appended { hash, admission });
         }
         let added = draft.finish();
@@ -117,16 +131,16 @@ impl<S: Store> ChainWriter<S> {
     fn admit(
         &self,
         draft: &mut Draft<'_>,
-        blocks: &[NewBlock],
-        hash: BlockHash,
-        new: &NewBlock,
+        blocks: &[CheckedBlock],
+        checked: &CheckedBlock,
     ) -> Result<Admission, ChainError> {
+        let (hash, new) = (checked.hash(), checked.new_block());
         let architecture = self.named_architecture(draft, blocks, new)?;
         let evidence = Evidence {
             payload: self.payload_of(new)?,
             architecture: architecture.as_deref(),
         };
-        draft.admit(&new.block, evidence).map_err(|refusal| {
+        draft.follow(hash, &new.block, evidence).map_err(|refusal| {
             metrics::refused(&refusal);
             ChainError::Refused {
                 block: hash,
@@ -151,7 +165,7 @@ impl<S: Store> ChainWriter<S> {
     fn named_architecture(
         &self,
         draft: &Draft<'_>,
-        blocks: &[NewBlock],
+        blocks: &[CheckedBlock],
         new: &NewBlock,
     ) -> Result<Option<Arc<ArchitectureBody>>, ChainError> {
         let body = new
@@ -173,8 +187,8 @@ impl<S: Store> ChainWriter<S> {
         let admitted = draft.get(&named).is_some();
         let in_batch = blocks
             .iter()
-            .find(|other| admitted && other.block.hash() == named);
-        let body = in_batch.and_then(|block| block.body.as_deref());
+            .find(|other| admitted && other.hash() == named);
+        let body = in_batch.and_then(|block| block.new_block().body.as_deref());
         Ok(body
             .and_then(|bytes| ArchitectureBody::from_payload(bytes).ok())
             .map(Arc::new))

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::{CanonicalError, from_canonical_bounded, to_canonical};
 use crate::hash::{BLOCK_DOMAIN, BlockHash, NetworkId, PayloadHash, domain_hash};
-use crate::keys::{NodeKey, PublicKey, Signature, SignatureFault};
+use crate::keys::{NodeKey, PublicKey, SIGNATURE_LEN, Signature, SignatureFault};
 use crate::name::TensorName;
 
 /// The only version of this format.
@@ -450,6 +450,33 @@ impl SignedBlock {
     pub fn from_canonical(bytes: &[u8]) -> Result<Self, BlockError> {
         Ok(from_canonical_bounded(bytes, SIGNED_BLOCK_LEN_MAX)?)
     }
+
+    /// As [`SignedBlock::from_canonical`], with the block's hash, for which nothing is encoded anew.
+    ///
+    /// # Errors
+    /// As [`SignedBlock::from_canonical`].
+    pub fn read(bytes: &[u8]) -> Result<(BlockHash, Self), BlockError> {
+        let block = Self::from_canonical(bytes)?;
+        Ok((block_hash_of(bytes), block))
+    }
+
+    /// The canonical form and the hash, of one encoding.
+    #[must_use]
+    pub fn written(&self) -> (BlockHash, Vec<u8>) {
+        let bytes = self.to_canonical();
+        (block_hash_of(&bytes), bytes)
+    }
+}
+
+/// What stands around the header in a signed block's canonical form.
+const BEFORE_HEADER: &[u8] = br#"{"header":"#;
+const AFTER_HEADER: &[u8] = br#","signature":""}"#;
+
+/// The hash of a block whose canonical form this is: the header stands in it as it is hashed.
+fn block_hash_of(canonical: &[u8]) -> BlockHash {
+    let end = canonical.len() - AFTER_HEADER.len() - 2 * SIGNATURE_LEN;
+    let header = &canonical[BEFORE_HEADER.len()..end];
+    BlockHash::from_bytes(domain_hash(BLOCK_DOMAIN, &[header]))
 }
 
 /// Under which rule a block was accepted.
@@ -468,6 +495,14 @@ pub struct CommitRecord {
     /// Milliseconds since 1970-01-01 UTC.
     pub accepted_ms: u64,
     pub rule: CommitRule,
+}
+
+impl CommitRecord {
+    /// Canonical JSON, the stored form.
+    #[must_use]
+    pub fn to_canonical(&self) -> Vec<u8> {
+        to_canonical(self).expect("a key, an integer and a word have a canonical form")
+    }
 }
 
 #[cfg(test)]

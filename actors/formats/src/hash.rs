@@ -3,10 +3,11 @@
 //! A domain is an ASCII text followed by one zero byte; it keeps the hash of one kind of object from ever being
 //! the hash of another.
 
-use serde::de::Error as _;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 /// Length of a SHA-256 in bytes.
@@ -23,11 +24,30 @@ pub const TENSORBLOCK_DOMAIN: &[u8] = b"blyan/tensorblock/v1\0";
 #[error("a hash is 64 lower-case hexadecimal digits")]
 pub struct HashParseError;
 
-/// Parses exactly `2 * N` lower-case hex digits.
+/// The value of each lower-case hex digit; 0xff for every other character.
+const DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
+/// Parses exactly `2 * N` lower-case hex digits. Half of a header is hashes, and crates that decode hex take both cases.
 pub(crate) fn parse_lower_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let mut bytes = [0; N];
-    (lower && hex::decode_to_slice(text, &mut bytes).is_ok()).then_some(bytes)
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != N || !rest.is_empty() {
+        return None;
+    }
+    let mut seen = 0;
+    let bytes = std::array::from_fn(|at| {
+        let [high, low] = pairs[at].map(|digit| DIGITS[usize::from(digit)]);
+        seen |= high | low;
+        high << 4 | low
+    });
+    (seen < 16).then_some(bytes)
 }
 
 /// SHA-256 of `domain`, then of each part, without separators: at most one part may have a variable length.
@@ -66,7 +86,7 @@ macro_rules! hash_newtype {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                crate::hash::write_hex(f, &self.0)
             }
         }
 
@@ -92,17 +112,43 @@ macro_rules! hash_newtype {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                crate::hash::deserialize_text(deserializer).and_then(|text: String| text.parse().map_err(D::Error::custom))
+                crate::hash::deserialize_text(deserializer)
             }
         }
     };
 }
 
-/// Reads a string of any serde format (a borrowed one is not always at hand, for instance after an escape).
-pub(crate) fn deserialize_text<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<String, D::Error> {
-    String::deserialize(deserializer)
+/// Writes bytes as lower-case hex digits.
+pub(crate) fn write_hex<const N: usize>(
+    f: &mut fmt::Formatter<'_>,
+    bytes: &[u8; N],
+) -> fmt::Result {
+    let mut digits = [[0; 2]; N];
+    hex::encode_to_slice(bytes, digits.as_flattened_mut()).map_err(|_| fmt::Error)?;
+    f.write_str(std::str::from_utf8(digits.as_flattened()).map_err(|_| fmt::Error)?)
+}
+
+/// Parses a text of any serde format where it stands.
+pub(crate) fn deserialize_text<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err: fmt::Display>,
+    D: Deserializer<'de>,
+{
+    deserializer.deserialize_str(TextVisitor(PhantomData))
+}
+
+struct TextVisitor<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for TextVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
 }
 
 hash_newtype! {

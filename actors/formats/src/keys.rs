@@ -1,8 +1,8 @@
 //! secp256k1 keys and signatures: the node's own key, public keys (33 bytes, compressed), signatures (64 bytes).
 
 use secp256k1::{Message, SECP256K1, SecretKey};
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::cell::Cell;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,7 +10,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::hash::{BlockHash, parse_lower_hex};
+use crate::hash::{BlockHash, parse_lower_hex, write_hex};
 
 /// Length of a compressed public key in bytes.
 pub const PUBLIC_KEY_LEN: usize = 33;
@@ -52,13 +52,24 @@ pub enum SignatureFault {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(secp256k1::PublicKey);
 
+thread_local! {
+    /// The key that was read last: blocks that follow each other mostly have one signer, and finding the point of a
+    /// compressed key costs more than all the rest of reading a header.
+    static LATEST_POINT: Cell<Option<([u8; PUBLIC_KEY_LEN], PublicKey)>> = const { Cell::new(None) };
+}
+
 impl PublicKey {
     /// # Errors
     /// [`KeyError::PublicKey`] if the bytes are not a compressed point.
     pub fn from_bytes(bytes: &[u8; PUBLIC_KEY_LEN]) -> Result<Self, KeyError> {
-        secp256k1::PublicKey::from_byte_array_compressed(*bytes)
-            .map(Self)
-            .map_err(|_| KeyError::PublicKey)
+        let latest = LATEST_POINT.get();
+        if let Some((_, known)) = latest.filter(|(of, _)| of == bytes) {
+            return Ok(known);
+        }
+        let point = secp256k1::PublicKey::from_byte_array_compressed(*bytes);
+        let key = point.map(Self).map_err(|_| KeyError::PublicKey)?;
+        LATEST_POINT.set(Some((*bytes, key)));
+        Ok(key)
     }
 
     #[must_use]
@@ -87,7 +98,7 @@ impl PublicKey {
 
 impl fmt::Display for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.to_bytes()))
+        write_hex(f, &self.to_bytes())
     }
 }
 
@@ -123,7 +134,7 @@ impl Signature {
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        write_hex(f, &self.0)
     }
 }
 
@@ -151,9 +162,7 @@ macro_rules! serde_as_text {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                crate::hash::deserialize_text(deserializer)?
-                    .parse()
-                    .map_err(D::Error::custom)
+                crate::hash::deserialize_text(deserializer)
             }
         }
     };

@@ -1,6 +1,5 @@
 //! Names of the tensors of a model, as blocks and manifests use them (CHAIN-09).
 
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -155,9 +154,7 @@ impl Serialize for TensorName {
 
 impl<'de> Deserialize<'de> for TensorName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        crate::hash::deserialize_text(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
+        crate::hash::deserialize_text(deserializer)
     }
 }
 

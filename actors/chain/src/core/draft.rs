@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
-use blyan_formats::block::BlockError;
 use blyan_formats::bodies::Payload as _;
+use blyan_formats::keys::SignatureFault;
 use blyan_formats::{
     ArchitectureBody, AuditAnchorBody, BlockHash, BlockHeader, BlockType, ChainId, GenesisBody,
     KeyGrantBody, ManifestBody, PayloadHash, PublicKey, SignedBlock, TensorName,
@@ -10,6 +10,7 @@ use blyan_protocol::ModelEntry;
 
 use super::index::{Added, Authority, BlockMeta};
 use super::{ChainIndex, ParamIndex, Refusal};
+use crate::checked::signature_refused;
 
 /// What is known of a block's payload.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,20 @@ impl<'a> Draft<'a> {
         evidence: Evidence<'_>,
     ) -> Result<Admission, Refusal> {
         let hash = block.hash();
+        let header = &block.header;
+        header.validate_shape().map_err(Refusal::Shape)?;
+        let signed = header.miner_pub.verify(hash, &block.signature);
+        signed.map_err(signature_refused)?;
+        self.follow(hash, block, evidence)
+    }
+
+    /// As [`Draft::admit`], for a block whose hash, shape and signature were checked before.
+    pub(crate) fn follow(
+        &mut self,
+        hash: BlockHash,
+        block: &SignedBlock,
+        evidence: Evidence<'_>,
+    ) -> Result<Admission, Refusal> {
         if self.get(&hash).is_some() {
             return Ok(Admission::Known);
         }
@@ -103,15 +118,21 @@ impl<'a> Draft<'a> {
         &mut self,
         hash: BlockHash,
         block: &SignedBlock,
+        signature: Result<(), SignatureFault>,
         body: Option<&[u8]>,
     ) -> Result<(), Refusal> {
+        block.header.validate_shape().map_err(Refusal::Shape)?;
+        signature.map_err(signature_refused)?;
         match block.header.block_type {
             BlockType::Genesis => {
                 self.check_genesis(hash, block, body.map_or(Payload::Missing, Payload::Json))?
             }
             BlockType::KeyGrant => {
                 self.check_header(hash, block)?;
-                self.grant(hash, body.ok_or(Refusal::PayloadMissing(block.header.payload_hash))?)?;
+                self.grant(
+                    hash,
+                    body.ok_or(Refusal::PayloadMissing(block.header.payload_hash))?,
+                )?;
             }
             _ => self.check_header(hash, block)?,
         }
@@ -163,7 +184,6 @@ impl<'a> Draft<'a> {
         block: &SignedBlock,
         payload: Payload<'_>,
     ) -> Result<(), Refusal> {
-        verify_signed(hash, block)?;
         if let Some(ours) = self.authority() {
             return Err(Refusal::OtherGenesis { ours: ours.genesis });
         }
@@ -178,7 +198,6 @@ impl<'a> Draft<'a> {
     }
 
     fn check_header(&self, hash: BlockHash, block: &SignedBlock) -> Result<(), Refusal> {
-        verify_signed(hash, block)?;
         let authority = self.authority().ok_or(Refusal::NoGenesis)?;
         let header = &block.header;
         self.check_signer(authority, header)?;
@@ -333,14 +352,6 @@ impl<'a> Draft<'a> {
             payload_len: found.payload_len,
         })
     }
-}
-
-/// Shape, then the signature over `hash`, which must be the block's own: its canonical form is not made once more.
-fn verify_signed(hash: BlockHash, block: &SignedBlock) -> Result<(), Refusal> {
-    let header = &block.header;
-    header.validate_shape().map_err(Refusal::Shape)?;
-    let verified = header.miner_pub.verify(hash, &block.signature);
-    verified.map_err(|fault| Refusal::Signature(BlockError::Signature(fault)))
 }
 
 /// Whether a block's payload says who may sign, so that headers alone cannot be replayed without it.

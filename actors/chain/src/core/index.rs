@@ -90,6 +90,15 @@ impl Authority {
     }
 }
 
+/// The keys that may sign.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Signers {
+    /// Any block: those of the genesis, in order.
+    pub authorised: Vec<PublicKey>,
+    /// Experts only, each with the first block that grants it.
+    pub granted: BTreeMap<PublicKey, BlockHash>,
+}
+
 /// Every block by hash and by index, who depends on whom, and the newest model. Appending costs the same at any
 /// length (CHAIN-17 to 19).
 #[derive(Clone, Debug, Default)]
@@ -180,11 +189,13 @@ impl ChainIndex {
         &self.granted
     }
 
-    /// Keys that the genesis lets sign any block, in order.
-    pub fn authorised(&self) -> &[PublicKey] {
-        self.authority
-            .as_ref()
-            .map_or(&[], |authority| &authority.keys)
+    /// The keys that may sign.
+    pub fn signers(&self) -> Signers {
+        let authorised = self.authority.as_ref().map(|authority| &authority.keys);
+        Signers {
+            authorised: authorised.cloned().unwrap_or_default(),
+            granted: self.granted.clone(),
+        }
     }
 
     /// What is known of a block.

@@ -6,9 +6,9 @@ mod params;
 mod query;
 mod refusal;
 
-pub(crate) use draft::{check_json, gives_authority};
 pub use draft::{Admission, Draft, Evidence, Payload};
-pub use index::{Added, BlockMeta, ChainIndex, Head};
+pub(crate) use draft::{check_json, gives_authority};
+pub use index::{Added, BlockMeta, ChainIndex, Head, Signers};
 pub use params::ParamIndex;
 pub use query::{BLOCKS_MAX, BlockQuery, Lineage, Version};
 pub use refusal::Refusal;

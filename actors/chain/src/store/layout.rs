@@ -47,6 +47,11 @@ impl DataDir {
         self.0.join("snapshots")
     }
 
+    /// Uploads on their way to become blocks.
+    pub fn uploads(&self) -> PathBuf {
+        self.0.join("uploads")
+    }
+
     /// The database of a snapshot on its way to become that of the store.
     pub(crate) fn next_db(&self) -> PathBuf {
         self.0.join("db.next")

@@ -10,7 +10,7 @@ mod rocks;
 pub use disk::{Disk, RealDisk};
 pub use layout::DataDir;
 pub use payloads::{PayloadDir, PayloadWriter, TempPayloads};
-pub use records::{ReceiptCursor, Records};
+pub use records::{ReceiptCursor, Records, read_blocks};
 pub(crate) use records::{block_hash, index_key};
 pub(crate) use rocks::take_lock;
 pub use rocks::{RocksStore, WRITE_WAIT_MAX};

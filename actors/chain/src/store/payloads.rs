@@ -2,7 +2,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use blyan_formats::PayloadHash;
 
@@ -21,6 +21,9 @@ pub struct PayloadDir {
     layout: DataDir,
     disk: Arc<dyn Disk>,
     next_temp: AtomicU64,
+    /// Whether a file may have got its name since the folder was synced: a sync of a folder costs as much as that of
+    /// the database's log, also where nothing has changed.
+    unsynced: AtomicBool,
 }
 
 /// What [`PayloadDir::clean_temp`] found and removed.
@@ -39,6 +42,7 @@ impl PayloadDir {
             layout,
             disk,
             next_temp: AtomicU64::new(0),
+            unsynced: AtomicBool::new(true),
         }
     }
 
@@ -134,8 +138,14 @@ impl PayloadDir {
     /// # Errors
     /// [`ChainError::NotDurable`].
     pub(super) fn sync_names(&self) -> Result<(), ChainError> {
+        if !self.unsynced.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
         let synced = self.disk.sync_dir(&self.layout.payloads());
-        synced.map_err(|error| ChainError::not_durable("the payload folder", &error))
+        synced.map_err(|error| {
+            self.unsynced.store(true, Ordering::SeqCst);
+            ChainError::not_durable("the payload folder", &error)
+        })
     }
 
     /// Removes what an interrupted import left under temporary names.
@@ -193,9 +203,13 @@ impl PayloadWriter<'_> {
     pub fn finish(mut self, payload: PayloadHash) -> Result<(), ChainError> {
         let named = self.dir.path(payload);
         let disk = &self.dir.disk;
+        let unsynced = &self.dir.unsynced;
+        // Before as well: whoever finds the name must find that it is not synced.
+        unsynced.store(true, Ordering::SeqCst);
         let done = disk
             .sync_file(&self.file)
             .and_then(|()| disk.rename(&self.temp, &named));
+        unsynced.store(true, Ordering::SeqCst);
         self.finished = done.is_ok();
         done.map_err(|error| ChainError::not_durable("a payload file", &error))
     }

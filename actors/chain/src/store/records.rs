@@ -1,14 +1,22 @@
 use std::ops::ControlFlow;
 
 use blyan_formats::{
-    BlockHash, ChainId, CommitRecord, ContentHash, PayloadHash, SignedBlock, from_canonical,
-    to_canonical,
+    BlockHash, BlockHeader, ChainId, CommitRecord, ContentHash, PayloadHash, SignedBlock,
+    from_canonical,
 };
 use blyan_protocol::{Receipt, RequestId};
+use rayon::prelude::*;
+
+/// Blocks whose stored bytes are in memory at a time while all are read.
+const READ_TOGETHER: usize = 4096;
+/// Blocks below which it is not worth waking another thread: some 1 ms of reading.
+const READ_ON_ONE_THREAD: usize = 128;
 
 use super::{Batch, Family, Store};
 use crate::ChainError;
+use crate::checked::CheckedBlock;
 use crate::verify::Fault;
+use crate::writer::NewBlock;
 
 /// Where a page of receipts goes on: after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,12 +62,16 @@ impl<S: Store + ?Sized> Records<'_, S> {
     /// # Errors
     /// As [`Records::block`].
     pub fn blocks(&self) -> Result<Vec<(BlockHash, SignedBlock)>, ChainError> {
-        let mut blocks = Vec::new();
+        let (mut blocks, mut unread) = (Vec::new(), Vec::new());
         self.each(Family::Headers, &[], |key, value| {
-            let hash = block_hash(Family::Headers, key)?;
-            blocks.push((hash, parse_block(hash, value)?));
+            unread.push((block_hash(Family::Headers, key)?, value.to_vec()));
+            if unread.len() == READ_TOGETHER {
+                blocks.extend(read_blocks(&unread)?);
+                unread.clear();
+            }
             Ok(ControlFlow::Continue(()))
         })?;
+        blocks.extend(read_blocks(&unread)?);
         Ok(blocks)
     }
 
@@ -178,18 +190,41 @@ impl Batch {
         commit: &CommitRecord,
         body: Option<&[u8]>,
     ) {
-        let commit =
-            to_canonical(commit).expect("a commit record holds a key, an integer and a word");
-        self.put(Family::Headers, hash.as_bytes(), block.to_canonical());
-        self.put(Family::Commits, hash.as_bytes(), commit);
-        self.put(
-            Family::ByIndex,
-            index_key(block.header.chain, block.header.index, hash),
-            [],
+        self.put_stored(
+            hash,
+            &block.header,
+            block.to_canonical(),
+            commit.to_canonical(),
         );
         if let Some(body) = body {
             self.put(Family::Bodies, block.header.payload_hash.as_bytes(), body);
         }
+    }
+
+    /// As [`Batch::put_block`], of what was encoded before.
+    pub(crate) fn put_checked(&mut self, checked: &CheckedBlock, commit: &[u8]) {
+        let NewBlock { block, body } = checked.new_block();
+        self.put_stored(checked.hash(), &block.header, checked.stored(), commit);
+        if let Some(body) = body {
+            self.put(
+                Family::Bodies,
+                block.header.payload_hash.as_bytes(),
+                body.as_slice(),
+            );
+        }
+    }
+
+    fn put_stored(
+        &mut self,
+        hash: BlockHash,
+        header: &BlockHeader,
+        stored: impl Into<Vec<u8>>,
+        commit: impl Into<Vec<u8>>,
+    ) {
+        self.put(Family::Headers, hash.as_bytes(), stored);
+        self.put(Family::Commits, hash.as_bytes(), commit);
+        let key = index_key(header.chain, header.index, hash);
+        self.put(Family::ByIndex, key, []);
     }
 
     /// Adds a receipt and its place in the order of ends.
@@ -220,10 +255,22 @@ pub(crate) fn index_key(chain: ChainId, index: u64, hash: BlockHash) -> Vec<u8> 
     .concat()
 }
 
+/// Reads stored blocks on all cores; each is checked for form and hash.
+///
+/// # Errors
+/// [`ChainError::Corrupt`] for the first that fails.
+pub fn read_blocks(
+    stored: &[(BlockHash, Vec<u8>)],
+) -> Result<Vec<(BlockHash, SignedBlock)>, ChainError> {
+    let stored = stored.par_iter().with_min_len(READ_ON_ONE_THREAD);
+    let read = stored.map(|(hash, bytes)| Ok((*hash, parse_block(*hash, bytes)?)));
+    let read: Vec<_> = read.collect();
+    read.into_iter().collect()
+}
+
 fn parse_block(hash: BlockHash, bytes: &[u8]) -> Result<SignedBlock, ChainError> {
     let corrupt = |why: String| ChainError::from(Fault::Header { block: hash, why });
-    let block = SignedBlock::from_canonical(bytes).map_err(|error| corrupt(error.to_string()))?;
-    let found = block.hash();
+    let (found, block) = SignedBlock::read(bytes).map_err(|error| corrupt(error.to_string()))?;
     if found == hash {
         Ok(block)
     } else {

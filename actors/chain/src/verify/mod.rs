@@ -12,6 +12,7 @@ use blyan_formats::{BlockHash, ChainId, SignedBlock};
 use blyan_protocol::ModelId;
 
 use crate::ChainError;
+use crate::checked::check_signatures;
 use crate::core::{ChainIndex, gives_authority};
 use crate::reader::{in_replay_order, load_body, refused};
 use crate::store::{Records, Store};
@@ -115,12 +116,12 @@ fn verify_chain<S: Store + ?Sized>(
     let records = Records(store);
     let mut index = ChainIndex::default();
     let mut draft = index.draft();
-    for (hash, block) in blocks {
+    for ((hash, block), signature) in blocks.iter().zip(check_signatures(blocks)) {
         let body = gives_authority(block.header.block_type)
             .then(|| load_body(&records, *hash, block.header.payload_hash));
         let body = body.transpose()?;
         draft
-            .replay(*hash, block, body.as_deref())
+            .replay(*hash, block, signature, body.as_deref())
             .map_err(|refusal| refused(*hash, block, refusal))?;
     }
     if let Some(anchor) = anchor.filter(|anchor| draft.get(anchor).is_none()) {

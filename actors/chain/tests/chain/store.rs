@@ -383,7 +383,22 @@ fn nothing_is_published_after_a_failed_sync_of_a_payload() {
 
 #[test]
 fn nothing_is_published_after_a_failed_sync_of_the_payload_folder() {
-    for from in 0..6 {
+    let folders = Arc::new(AtomicU64::new(0));
+    let seen = Arc::clone(&folders);
+    let counting = ScriptedDisk::new(move |_, called, at| {
+        let is_one = called == Call::SyncDir && at == When::Before;
+        seen.fetch_add(u64::from(is_one), Ordering::SeqCst);
+        Ok(())
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let store = RocksStore::open_with(DataDir::new(dir.path()), Arc::new(counting)).unwrap();
+    import(&Arc::new(store), &key(1)).unwrap();
+    let syncs = folders.load(Ordering::SeqCst);
+    assert!(
+        syncs >= 3,
+        "the root, before the genesis, after the payloads: {syncs}"
+    );
+    for from in 0..syncs {
         import_on(failing(Call::SyncDir, When::Before, from));
     }
 }

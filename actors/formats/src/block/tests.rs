@@ -377,6 +377,22 @@ fn every_field_is_under_the_hash_and_the_signature() {
 }
 
 #[test]
+fn the_stored_form_is_hashed_as_the_header_is() {
+    let child = BlockHeader {
+        index: 1,
+        depends_on: Some(vec![hash(1)]),
+        supersedes: Some(vec![hash(1)]),
+        ..expert()
+    };
+    for header in [expert(), child, manifest(), genesis()] {
+        let block = header.sign(&key());
+        let (hash, stored) = block.written();
+        assert_eq!((hash, &stored), (block.hash(), &block.to_canonical()));
+        assert_eq!(SignedBlock::read(&stored), Ok((hash, block)));
+    }
+}
+
+#[test]
 fn only_the_canonical_form_is_read() {
     let signed = expert().sign(&key());
     let bytes = signed.to_canonical();

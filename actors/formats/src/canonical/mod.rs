@@ -47,6 +47,11 @@ pub enum CanonicalError {
     NotCanonical,
 }
 
+/// Whether a character of a text stands for itself.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
+}
+
 /// Longest part of a decoder's message that is kept, in characters: it may quote the input.
 const MESSAGE_LEN_MAX: usize = 200;
 

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{CanonicalError, DEPTH_MAX, TEXT_LEN_MAX};
+use super::{CanonicalError, DEPTH_MAX, TEXT_LEN_MAX, is_plain};
 
 /// Longest part of a key quoted in an error, in characters.
 const QUOTED_MAX: usize = 64;
@@ -168,12 +168,22 @@ impl Scan<'_> {
     fn text(&mut self) -> Result<()> {
         self.expect(b'"', "expected a text")?;
         let start = self.at;
-        while self.next_char()?.is_some() {
+        loop {
+            self.skip_plain();
             if self.at - start > TEXT_LEN_MAX {
                 return Err(CanonicalError::TextTooLong);
             }
+            if self.next_char()?.is_none() {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Skips characters that stand for themselves.
+    fn skip_plain(&mut self) {
+        let rest = &self.bytes[self.at..];
+        let special = rest.iter().position(|byte| !is_plain(*byte));
+        self.at += special.unwrap_or(rest.len());
     }
 
     /// The next character of a text in its one spelling; none at the closing quote.
@@ -181,7 +191,7 @@ impl Scan<'_> {
         match self.next()? {
             b'"' => Ok(None),
             b'\\' => self.escape().map(Some),
-            byte @ b' '..=b'~' => Ok(Some(byte.into())),
+            byte if is_plain(byte) => Ok(Some(byte.into())),
             _ => {
                 self.at -= 1;
                 Err(self.fault("this character must be escaped"))

@@ -1,9 +1,16 @@
 //! The encoder: a serde serializer that writes canonical bytes.
 
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::ops::Range;
+
 use serde::Serialize;
 use serde::ser::{self, Impossible};
 
-use super::{CanonicalError, DEPTH_MAX, TEXT_LEN_MAX, shape_error};
+use super::{CanonicalError, DEPTH_MAX, TEXT_LEN_MAX, is_plain, shape_error};
+
+/// Room for the canonical form of most values: a signed block has some 800 bytes.
+const LEN_EXPECTED: usize = 1024;
 
 type Result<T> = std::result::Result<T, CanonicalError>;
 
@@ -14,7 +21,7 @@ type Result<T> = std::result::Result<T, CanonicalError>;
 /// [`CanonicalError::KeyNotText`], [`CanonicalError::TooDeep`]; [`CanonicalError::Shape`] if the value's own
 /// `Serialize` fails.
 pub fn to_canonical<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(LEN_EXPECTED);
     value.serialize(Encoder {
         out: &mut out,
         depth: 0,
@@ -32,7 +39,9 @@ impl ser::Error for CanonicalError {
 fn write_text(out: &mut Vec<u8>, text: &str) -> Result<()> {
     out.push(b'"');
     let start = out.len();
-    for c in text.chars() {
+    let plain = text.bytes().take_while(|byte| is_plain(*byte)).count();
+    out.extend_from_slice(&text.as_bytes()[..plain]);
+    for c in text[plain..].chars() {
         match c {
             '"' => out.extend(b"\\\""),
             '\\' => out.extend(b"\\\\"),
@@ -65,8 +74,7 @@ struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     fn write(self, text: impl std::fmt::Display) -> Result<()> {
-        self.out.extend(text.to_string().bytes());
-        Ok(())
+        write!(self.out, "{text}").map_err(|error| shape_error(&error))
     }
 
     fn list(self) -> Result<ListEncoder<'a>> {
@@ -80,12 +88,13 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    fn object(self) -> Result<ObjectEncoder<'a>> {
+    fn object(self, fields: usize) -> Result<ObjectEncoder<'a>> {
         let depth = deeper(self.depth)?;
         Ok(ObjectEncoder {
+            start: self.out.len(),
             out: self.out,
             depth,
-            entries: Vec::new(),
+            entries: Vec::with_capacity(fields),
             key: None,
             tagged: false,
         })
@@ -164,6 +173,18 @@ impl<'a> ser::Serializer for Encoder<'a> {
         write_text(self.out, value)
     }
 
+    /// Texts of hashes and keys are plain, and most texts are theirs.
+    fn collect_str<T: std::fmt::Display + ?Sized>(self, value: &T) -> Result<()> {
+        let start = self.out.len();
+        write!(self.out, "\"{value}\"").map_err(|error| shape_error(&error))?;
+        let written = &self.out[start + 1..self.out.len() - 1];
+        if written.len() <= TEXT_LEN_MAX && written.iter().all(|byte| is_plain(*byte)) {
+            return Ok(());
+        }
+        self.out.truncate(start);
+        self.serialize_str(&value.to_string())
+    }
+
     fn serialize_bytes(self, value: &[u8]) -> Result<()> {
         self.collect_seq(value)
     }
@@ -239,11 +260,11 @@ impl<'a> ser::Serializer for Encoder<'a> {
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<ObjectEncoder<'a>> {
-        self.object()
+        self.object(0)
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<ObjectEncoder<'a>> {
-        self.object()
+    fn serialize_struct(self, _: &'static str, fields: usize) -> Result<ObjectEncoder<'a>> {
+        self.object(fields)
     }
 
     fn serialize_struct_variant(
@@ -251,12 +272,12 @@ impl<'a> ser::Serializer for Encoder<'a> {
         _: &'static str,
         _: u32,
         variant: &'static str,
-        _: usize,
+        fields: usize,
     ) -> Result<ObjectEncoder<'a>> {
         self.tag(variant)?;
         Ok(ObjectEncoder {
             tagged: true,
-            ..self.object()?
+            ..self.object(fields)?
         })
     }
 }
@@ -309,40 +330,52 @@ list_impl!(
     SerializeTupleVariant: serialize_field
 );
 
-/// Collects the entries of one object and writes them sorted at its end.
+/// Writes the entries of one object as they come, and sorts them at its end.
 struct ObjectEncoder<'a> {
     out: &'a mut Vec<u8>,
+    /// Where the object begins in `out`.
+    start: usize,
     depth: usize,
-    entries: Vec<(String, Vec<u8>)>,
-    key: Option<String>,
+    entries: Vec<Entry>,
+    key: Option<Key>,
     tagged: bool,
 }
 
+type Key = Cow<'static, str>;
+
+/// A key, and where it stands with its value, as offsets from the object's start.
+struct Entry {
+    key: Key,
+    written: Range<usize>,
+}
+
 impl ObjectEncoder<'_> {
-    fn entry<T: Serialize + ?Sized>(&mut self, key: String, value: &T) -> Result<()> {
-        let mut bytes = Vec::new();
+    fn entry<T: Serialize + ?Sized>(&mut self, key: Key, value: &T) -> Result<()> {
+        let begin = self.out.len() - self.start;
+        write_text(self.out, &key)?;
+        self.out.push(b':');
         value.serialize(Encoder {
-            out: &mut bytes,
+            out: self.out,
             depth: self.depth,
         })?;
-        self.entries.push((key, bytes));
+        let written = begin..self.out.len() - self.start;
+        self.entries.push(Entry { key, written });
         Ok(())
     }
 
     /// UTF-8 texts compare as their code points do.
     fn finish(mut self) -> Result<()> {
-        self.entries.sort_by(|a, b| a.0.cmp(&b.0));
-        if let Some(pair) = self.entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            return Err(CanonicalError::DuplicateKey(pair[0].0.clone()));
+        self.entries.sort_by(|a, b| a.key.cmp(&b.key));
+        if let Some([entry, _]) = self.entries.array_windows().find(|[a, b]| a.key == b.key) {
+            return Err(CanonicalError::DuplicateKey(entry.key.to_string()));
         }
+        let unsorted = self.out.split_off(self.start);
         self.out.push(b'{');
-        for (i, (key, value)) in self.entries.iter().enumerate() {
+        for (i, entry) in self.entries.into_iter().enumerate() {
             if i > 0 {
                 self.out.push(b',');
             }
-            write_text(self.out, key)?;
-            self.out.push(b':');
-            self.out.extend(value);
+            self.out.extend_from_slice(&unsorted[entry.written]);
         }
         self.out.extend(if self.tagged { &b"}}"[..] } else { b"}" });
         Ok(())
@@ -354,7 +387,7 @@ impl ser::SerializeMap for ObjectEncoder<'_> {
     type Error = CanonicalError;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
-        self.key = Some(key.serialize(KeyEncoder)?);
+        self.key = Some(Key::Owned(key.serialize(KeyEncoder)?));
         Ok(())
     }
 
@@ -375,7 +408,7 @@ macro_rules! struct_impl {
             type Error = CanonicalError;
 
             fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<()> {
-                self.entry(key.to_owned(), value)
+                self.entry(Key::Borrowed(key), value)
             }
 
             fn end(self) -> Result<()> {
