@@ -366,8 +366,9 @@ impl ObjectEncoder<'_> {
     /// UTF-8 texts compare as their code points do.
     fn finish(mut self) -> Result<()> {
         self.entries.sort_by(|a, b| a.key.cmp(&b.key));
-        if let Some([entry, _]) = self.entries.array_windows().find(|[a, b]| a.key == b.key) {
-            return Err(CanonicalError::DuplicateKey(entry.key.to_string()));
+        let mut pairs = self.entries.windows(2);
+        if let Some(twice) = pairs.find(|pair| pair[0].key == pair[1].key) {
+            return Err(CanonicalError::DuplicateKey(twice[0].key.to_string()));
         }
         let unsorted = self.out.split_off(self.start);
         self.out.push(b'{');
