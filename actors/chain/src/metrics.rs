@@ -15,6 +15,11 @@ const REFUSED: &str = "blyan_chain_refused_blocks_total";
 const RECEIPTS: &str = "blyan_chain_receipts_total";
 const RECEIPT_BATCHES: &str = "blyan_chain_receipt_batches_total";
 const WRITE: &str = "blyan_chain_write_seconds";
+const UPLOADS_OPEN: &str = "blyan_chain_uploads_open_count";
+const UPLOADS_OPEN_BYTES: &str = "blyan_chain_uploads_open_bytes";
+const UPLOADS_STORED: &str = "blyan_chain_uploads_stored_total";
+const UPLOADS_REFUSED: &str = "blyan_chain_uploads_refused_total";
+const UPLOAD_BYTES: &str = "blyan_chain_upload_bytes_total";
 const REBUILD: &str = "blyan_chain_index_rebuild_seconds";
 
 /// Describes the metrics; called once by the wiring.
@@ -45,11 +50,53 @@ pub fn describe_metrics() {
         Unit::Seconds,
         "Time that a synced batch of the chain's database took"
     );
+    describe_uploads();
     describe_gauge!(
         REBUILD,
         Unit::Seconds,
         "Time that the last rebuild of the chain's index took"
     );
+}
+
+fn describe_uploads() {
+    describe_gauge!(UPLOADS_OPEN, Unit::Count, "Open uploads");
+    describe_gauge!(
+        UPLOADS_OPEN_BYTES,
+        Unit::Bytes,
+        "Bytes that the open uploads will have"
+    );
+    describe_counter!(
+        UPLOADS_STORED,
+        Unit::Count,
+        "Uploads that became blocks since the process started"
+    );
+    describe_counter!(
+        UPLOADS_REFUSED,
+        Unit::Count,
+        "Requests of uploads refused, by reason"
+    );
+    describe_counter!(
+        UPLOAD_BYTES,
+        Unit::Bytes,
+        "Bytes of uploads taken since the process started"
+    );
+}
+
+pub(crate) fn uploads_open((count, bytes): (usize, u64)) {
+    gauge!(UPLOADS_OPEN).set(count as f64);
+    gauge!(UPLOADS_OPEN_BYTES).set(bytes as f64);
+}
+
+pub(crate) fn upload_bytes(len: usize) {
+    counter!(UPLOAD_BYTES).increment(len as u64);
+}
+
+pub(crate) fn upload_refused(reason: &'static str) {
+    counter!(UPLOADS_REFUSED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn upload_stored() {
+    counter!(UPLOADS_STORED).increment(1);
 }
 
 pub(crate) fn index_size(index: &ChainIndex) {

@@ -24,6 +24,12 @@ pub enum ErrorCode {
     ModelNotFound,
     /// The body is larger than the limit.
     PayloadTooLarge,
+    /// The request does not fit the state of what it is about.
+    Conflict,
+    /// An uploaded block or its payload breaks a rule.
+    UploadRefused,
+    /// What one key, or all together, may have is used up.
+    QuotaExceeded,
     /// The queue is full.
     Overloaded,
     /// The part that must answer is restarting.
@@ -55,8 +61,10 @@ impl ErrorCode {
             Self::Forbidden => 403,
             Self::NotFound | Self::ModelNotFound => 404,
             Self::MethodNotAllowed => 405,
+            Self::Conflict => 409,
             Self::PayloadTooLarge => 413,
-            Self::Overloaded => 429,
+            Self::UploadRefused => 422,
+            Self::QuotaExceeded | Self::Overloaded => 429,
             Self::PoisonedRequest | Self::Internal => 500,
             Self::Unavailable
             | Self::Quarantined
@@ -80,6 +88,9 @@ impl ErrorCode {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::ModelNotFound => "model_not_found",
             Self::PayloadTooLarge => "payload_too_large",
+            Self::Conflict => "conflict",
+            Self::UploadRefused => "upload_refused",
+            Self::QuotaExceeded => "quota_exceeded",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::Quarantined => "quarantined",
