@@ -3,9 +3,11 @@
 mod audit;
 mod bench;
 mod export;
+mod extract;
 mod fit;
 mod generate;
 mod import;
+mod miner;
 mod model;
 mod node;
 mod node_api;
@@ -83,6 +85,9 @@ enum Command {
     /// Consistent copies of the store, and the way back to one
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// Experts of one's own: a key, weights out of model files, uploads
+    #[command(subcommand)]
+    Miner(miner::MinerCommand),
     /// The supervision tree of a running node
     Tree(tree::TreeArgs),
     /// The log of what was decided about components, by whom and why
@@ -94,6 +99,8 @@ enum Command {
 enum ModelCommand {
     /// The published model: id, shapes, and every weight with its block
     Info(model::InfoArgs),
+    /// Write one expert's weights for other tools; `blyan miner extract` takes them back
+    Extract(extract::ExtractArgs),
 }
 
 /// Runs the command line; `faults` are those of the process.
@@ -130,10 +137,12 @@ impl Command {
             Self::Verify(args) => verify::run(config, &args)?,
             Self::Export(args) => export::run(config, &args)?,
             Self::Model(ModelCommand::Info(args)) => model::info(config, &args)?,
+            Self::Model(ModelCommand::Extract(args)) => extract::run(config, &args)?,
             Self::Generate(args) => generate::run(config, &args)?,
             Self::Bench(command) => bench::run(config, &command)?,
             Self::Receipts(args) => receipts::run(config, &args)?,
             Self::Snapshot(command) => command.run(config)?,
+            Self::Miner(command) => command.run(config)?,
             Self::Tree(args) => tree::run(config, &args)?,
             Self::Audit(command) => return command.run(config),
         }

@@ -1,9 +1,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use blyan_formats::TensorName;
 use blyan_formats::gguf::GgufError;
 use blyan_formats::tensorblock::TensorError;
+use blyan_formats::{TensorFault, TensorName};
 use safetensors::SafeTensorError;
 
 /// Why an expert cannot be taken from a file or written to one. Every text says what to do.
@@ -96,6 +96,14 @@ pub enum ExpertError {
         name: TensorName,
         /// The first fault.
         why: TensorError,
+    },
+    /// A payload on the chain is damaged.
+    #[error("the payload of {name} is damaged: {why}; `blyan verify` says more")]
+    Payload {
+        /// The expert.
+        name: TensorName,
+        /// The first fault.
+        why: TensorFault,
     },
     /// A dense model's layers are not split yet.
     #[error("the file is a dense model: a recipe must say which neurons of a layer are {0}'s")]

@@ -68,7 +68,7 @@ fn of_folder(folder: &Path) -> Result<Vec<PathBuf>, ExpertError> {
     Err(ExpertError::EmptyFolder(folder.to_owned()))
 }
 
-fn map(path: &Path) -> io::Result<Mmap> {
+pub(super) fn map(path: &Path) -> io::Result<Mmap> {
     let file = File::open(path)?;
     // SAFETY: the map is read-only and its bytes are only ever read as plain bytes and checked text; that nobody changes
     // the file meanwhile is asked of the caller, as nothing in the system can forbid it.

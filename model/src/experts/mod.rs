@@ -18,7 +18,7 @@ use safetensors::SafeTensors;
 
 pub use error::ExpertError;
 pub use file::ModelFiles;
-pub use write::{ExpertOrigin, write_expert};
+pub use write::{ExpertOrigin, write_expert, write_payload};
 
 use crate::recipe::Recipe;
 use matrix::Matrix;

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use blyan_formats::{BlockHash, Tensor, TensorName};
+use blyan_formats::{BlockHash, PayloadHash, Tensor, TensorName, TensorView};
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use safetensors::tensor::TensorView as Matrix;
 
 use super::ExpertError;
+use super::file::map;
 
 /// Where an expert comes from, for the file's metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +19,28 @@ pub struct ExpertOrigin {
     pub name: TensorName,
     /// Its block.
     pub block: BlockHash,
+}
+
+/// Writes the payload file `payload`, whose hash is `expected`, as [`write_expert`] does.
+///
+/// # Errors
+/// [`ExpertError::Payload`] if a byte of it is not as the hash says; as [`write_expert`].
+pub fn write_payload(
+    payload: &Path,
+    expected: PayloadHash,
+    origin: ExpertOrigin,
+    path: &Path,
+) -> Result<(), ExpertError> {
+    let map = map(payload).map_err(|why| ExpertError::file(payload, why))?;
+    let view = TensorView::parse(&map).and_then(|view| {
+        view.verify_full(expected)?;
+        Ok(view)
+    });
+    let view = view.map_err(|why| ExpertError::Payload {
+        name: origin.name,
+        why,
+    })?;
+    write_expert(&view.tensor(), origin, path)
 }
 
 /// Writes the three matrices of an expert as fp32 under the names `gate` `[F, H]`, `up` `[F, H]` and `down` `[H, F]`,
@@ -45,11 +68,11 @@ pub fn write_expert(
     let [gate, up, down] = [bytes(gate), bytes(up), bytes(transposed)];
     let wide = vec![neurons, hidden];
     let tensors = [
-        ("gate", TensorView::new(Dtype::F32, wide.clone(), &gate)?),
-        ("up", TensorView::new(Dtype::F32, wide, &up)?),
+        ("gate", Matrix::new(Dtype::F32, wide.clone(), &gate)?),
+        ("up", Matrix::new(Dtype::F32, wide, &up)?),
         (
             "down",
-            TensorView::new(Dtype::F32, vec![hidden, neurons], &down)?,
+            Matrix::new(Dtype::F32, vec![hidden, neurons], &down)?,
         ),
     ];
     let file = safetensors::serialize(tensors, Some(metadata(origin)))?;

@@ -1,11 +1,13 @@
 //! Experts taken from model files are what an import makes, and come back from other tools as they went.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use blyan_chain::{ChainReader, DataDir};
 use blyan_formats::tensorblock::{TensorBuf, write_tensorblock};
-use blyan_formats::{Tensor, TensorName, TensorView};
-use blyan_model::experts::{ExpertOrigin, ExpertSource, ModelFiles, Wanted, write_expert};
+use blyan_formats::{Tensor, TensorName};
+use blyan_model::experts::{
+    ExpertError, ExpertOrigin, ExpertSource, ModelFiles, Wanted, write_payload,
+};
 use blyan_model::{SourceFile, recipe::Recipe};
 use blyan_protocol::ModelDescription;
 use blyan_supervisors::NoProbe;
@@ -34,9 +36,22 @@ fn world() -> World {
 }
 
 impl World {
-    fn payload(&self, name: TensorName) -> Vec<u8> {
+    fn payload_path(&self, name: TensorName) -> PathBuf {
         let payload = self.model.entries[&name].payload;
-        std::fs::read(DataDir::new(self.folder.path().join("data")).payload(payload)).unwrap()
+        DataDir::new(self.folder.path().join("data")).payload(payload)
+    }
+
+    fn payload(&self, name: TensorName) -> Vec<u8> {
+        std::fs::read(self.payload_path(name)).unwrap()
+    }
+
+    fn write_out(&self, name: TensorName, path: &Path) -> Result<(), ExpertError> {
+        let entry = &self.model.entries[&name];
+        let origin = ExpertOrigin {
+            name,
+            block: entry.block,
+        };
+        write_payload(&self.payload_path(name), entry.payload, origin, path)
     }
 
     fn wanted(&self, name: TensorName) -> Wanted {
@@ -75,11 +90,8 @@ fn an_expert_of_the_imported_file_has_the_imported_bytes() {
 fn an_expert_that_was_written_out_comes_back_with_the_same_bytes() {
     let world = world();
     for name in names() {
-        let payload = aligned(&world.payload(name));
-        let view = TensorView::parse(payload.as_bytes()).unwrap();
         let path = world.folder.path().join(format!("{name}.safetensors"));
-        let block = world.model.entries[&name].block;
-        write_expert(&view.tensor(), ExpertOrigin { name, block }, &path).unwrap();
+        world.write_out(name, &path).unwrap();
         assert!(world.extract(&path, name) == world.payload(name), "{name}");
     }
 }
@@ -89,41 +101,36 @@ fn what_is_written_names_its_origin_and_replaces_nothing() {
     let world = world();
     let name = TensorName::expert_of(1, 2);
     let path = world.folder.path().join("e.safetensors");
-    let payload = aligned(&world.payload(name));
-    let expert = TensorView::parse(payload.as_bytes()).unwrap().tensor();
-    let origin = ExpertOrigin {
-        name,
-        block: world.model.entries[&name].block,
-    };
-    write_expert(&expert, origin, &path).unwrap();
+    world.write_out(name, &path).unwrap();
     let bytes = std::fs::read(&path).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let said = header.metadata().clone().unwrap();
     assert_eq!(said["expert"], "layer1.expert2");
-    assert_eq!(said["block"], origin.block.to_string());
+    assert_eq!(said["block"], world.model.entries[&name].block.to_string());
     let neurons = EXPERTS.neurons as usize;
     assert_eq!(header.info("gate").unwrap().shape, [neurons, HIDDEN]);
     assert_eq!(header.info("down").unwrap().shape, [HIDDEN, neurons]);
 
-    let again = write_expert(&expert, origin, &path).unwrap_err();
+    let again = world.write_out(name, &path).unwrap_err();
     assert!(again.to_string().contains("File exists"), "{again}");
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
-/// Bytes on a boundary that a TensorBlock can be read from.
-struct Aligned(Vec<f32>);
-
-fn aligned(bytes: &[u8]) -> Aligned {
-    let (words, rest) = bytes.as_chunks();
-    assert!(rest.is_empty());
-    Aligned(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
-}
-
-impl Aligned {
-    fn as_bytes(&self) -> &[u8] {
-        // SAFETY: fp32 has no padding, and bytes may lie anywhere.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), size_of_val(&self.0[..])) }
-    }
+#[test]
+fn a_damaged_payload_is_not_written_out() {
+    let world = world();
+    let name = TensorName::expert_of(0, 1);
+    let payload = world.payload_path(name);
+    let mut bytes = std::fs::read(&payload).unwrap();
+    bytes[3000] ^= 1;
+    std::fs::write(&payload, bytes).unwrap();
+    let path = world.folder.path().join("e.safetensors");
+    let refused = world.write_out(name, &path).unwrap_err();
+    assert!(
+        refused.to_string().contains("layer0.expert1 is damaged"),
+        "{refused}"
+    );
+    assert!(!path.exists());
 }
 
 /// Bits of any float that is a number, also the very small and the very large.

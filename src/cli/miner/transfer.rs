@@ -1,0 +1,295 @@
+//! An upload over a connection that may break: the node knows how much it has, so that trouble of any kind is met by
+//! asking it and going on.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use awc::http::{Method, StatusCode};
+use blyan_formats::{SignedBlock, to_canonical};
+use serde::{Deserialize, Serialize};
+
+use super::payload::PayloadFile;
+use crate::cli::node_api::{Body, NoAnswer, NodeApi, Reply};
+
+const PATH: &str = "/upload_moe_experts";
+
+/// How long trouble is borne.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// The first pause; it doubles from one try to the next.
+    pub pause_min: Duration,
+    /// The longest pause, unless the node asks for more.
+    pub pause_max: Duration,
+    /// The longest that a node may ask for; a quota that is used up for hours is nothing to wait for.
+    pub asked_max: Duration,
+    /// Tries in a row that bring no byte further, at most.
+    pub tries_max: u32,
+}
+
+impl Default for Patience {
+    /// Two minutes in all: a node that restarts is back by then.
+    fn default() -> Self {
+        Self {
+            pause_min: Duration::from_millis(500),
+            pause_max: Duration::from_secs(30),
+            asked_max: Duration::from_secs(60),
+            tries_max: 9,
+        }
+    }
+}
+
+impl Patience {
+    /// The pause after so many tries in a row.
+    fn pause(&self, tries: u32) -> Duration {
+        let doublings = tries.saturating_sub(1).min(16);
+        self.pause_min
+            .saturating_mul(1 << doublings)
+            .min(self.pause_max)
+    }
+}
+
+/// What the node says of an upload.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Session {
+    /// Its id.
+    pub upload: String,
+    /// The block's hash.
+    pub block: String,
+    /// Bytes that the node has, durably.
+    pub received: u64,
+    /// Bytes of the payload.
+    pub length: u64,
+    /// Bytes of a chunk, at most.
+    pub chunk_bytes_max: u64,
+    /// How far it is.
+    pub state: State,
+}
+
+/// How far an upload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Bytes are missing, or were not looked at yet.
+    Open,
+    /// The block is on the chain.
+    Stored,
+}
+
+/// The body that opens an upload.
+#[derive(Serialize)]
+struct Opening<'a> {
+    block: &'a SignedBlock,
+}
+
+/// Why an answer is no step forward.
+enum Trouble {
+    /// Another try may do better; wait at least so long.
+    Passing(String, Duration),
+    /// It would be the same again.
+    Lasting(anyhow::Error),
+}
+
+impl From<NoAnswer> for Trouble {
+    fn from(why: NoAnswer) -> Self {
+        match why {
+            NoAnswer::Broken { .. } => Self::Passing(why.to_string(), Duration::ZERO),
+            NoAnswer::Address { .. } => Self::Lasting(why.into()),
+        }
+    }
+}
+
+/// Whom to tell about what happens.
+pub struct Listener<'a> {
+    /// So many bytes of all are at the node.
+    pub progress: &'a dyn Fn(u64, u64),
+    /// Something went wrong and is tried again.
+    pub trouble: &'a dyn Fn(&str),
+}
+
+/// Brings a payload and its block to the chain of the node, however often the connection breaks. Run within an actix
+/// system.
+///
+/// # Errors
+/// The node refuses, in its own words; or it could not be reached for minutes.
+pub async fn upload(
+    api: &NodeApi,
+    payload: &PayloadFile,
+    block: &SignedBlock,
+    patience: &Patience,
+    listener: &Listener<'_>,
+) -> Result<Session> {
+    let opening = to_canonical(&Opening { block })?;
+    let mut most = 0;
+    let mut tries = 0;
+    let run = Run {
+        api,
+        payload,
+        block: block.hash().to_string(),
+        listener,
+    };
+    loop {
+        let (reached, trouble) = match run.attempt(&opening).await {
+            Ok(stored) => return Ok(stored),
+            Err(ended) => ended,
+        };
+        let (why, asked) = match trouble {
+            Trouble::Lasting(why) => return Err(why),
+            Trouble::Passing(why, asked) => (why, asked),
+        };
+        tries = if reached > most { 1 } else { tries + 1 };
+        most = most.max(reached);
+        if tries > patience.tries_max || asked > patience.asked_max {
+            bail!("{why}; run the same command again later: it goes on where it stopped");
+        }
+        (listener.trouble)(&why);
+        tokio::time::sleep(patience.pause(tries).max(asked)).await;
+    }
+}
+
+struct Run<'a> {
+    api: &'a NodeApi,
+    payload: &'a PayloadFile,
+    block: String,
+    listener: &'a Listener<'a>,
+}
+
+impl Run<'_> {
+    /// One attempt: opens the upload or finds it again, and sends what is missing. With an error come the bytes that
+    /// the node has by now.
+    async fn attempt(&self, opening: &[u8]) -> Result<Session, (u64, Trouble)> {
+        let opened = self.open(opening).await;
+        let mut session = opened.map_err(|trouble| (0, trouble))?;
+        loop {
+            (self.listener.progress)(session.received, session.length);
+            if session.state == State::Stored {
+                return Ok(session);
+            }
+            // An empty chunk at the end finishes an upload whose end was interrupted.
+            let sent = self.send(&session).await;
+            session = sent.map_err(|trouble| (session.received, trouble))?;
+        }
+    }
+
+    async fn open(&self, opening: &[u8]) -> Result<Session, Trouble> {
+        let body = Body::Json(opening.to_vec());
+        let reply = self.api.send(Method::POST, PATH, body).await?;
+        if reply.status == StatusCode::NOT_FOUND {
+            return Err(Trouble::Lasting(anyhow!("this node takes no uploads")));
+        }
+        let session = judge(reply)?;
+        if session.block == self.block {
+            return Ok(session);
+        }
+        let why = anyhow!("the node speaks of another block, {}", session.block);
+        Err(Trouble::Lasting(why))
+    }
+
+    async fn send(&self, session: &Session) -> Result<Session, Trouble> {
+        let chunk = self
+            .payload
+            .chunk(session.received, session.chunk_bytes_max);
+        let chunk = chunk.context("the payload file");
+        let body = Body::Chunk {
+            offset: session.received,
+            bytes: &chunk.map_err(Trouble::Lasting)?,
+        };
+        let path = format!("{PATH}/{}", session.upload);
+        let next = judge(self.api.send(Method::PATCH, &path, body).await?)?;
+        let forward = next.state == State::Stored || next.received > session.received;
+        if forward {
+            return Ok(next);
+        }
+        let why = format!("the node stays at byte {}", next.received);
+        Err(Trouble::Passing(why, Duration::ZERO))
+    }
+}
+
+/// What an answer means for the upload.
+fn judge(reply: Reply) -> Result<Session, Trouble> {
+    let status = reply.status;
+    if status.is_success() {
+        return reply.json().map_err(Trouble::Lasting);
+    }
+    let refusal = reply.refusal();
+    let passing = status.is_server_error()
+        || matches!(
+            status,
+            // Somebody else sent a chunk, or the upload was cleaned away: to be found out by opening it again.
+            StatusCode::CONFLICT
+                | StatusCode::NOT_FOUND
+                | StatusCode::REQUEST_TIMEOUT
+                | StatusCode::TOO_MANY_REQUESTS
+        );
+    if passing {
+        return Err(Trouble::Passing(
+            refusal,
+            reply.retry_after.unwrap_or_default(),
+        ));
+    }
+    Err(Trouble::Lasting(anyhow!("the node refuses: {refusal}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, body: &str) -> Reply {
+        Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            retry_after: (status == 429).then_some(Duration::from_secs(7)),
+            body: body.into(),
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_half_a_minute() {
+        let patience = Patience::default();
+        let pauses = (1..=patience.tries_max).map(|tries| patience.pause(tries).as_millis());
+        let pauses: Vec<u128> = pauses.collect();
+        assert_eq!(
+            pauses,
+            [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_node() {
+        let body = r#"{"error":{"code":"forbidden","message":"The key may not sign.","hint":"An admin grants it."}}"#;
+        for status in [400, 401, 403, 413, 422] {
+            let Err(Trouble::Lasting(why)) = judge(reply(status, body)) else {
+                panic!("{status} is not lasting");
+            };
+            assert!(
+                why.to_string()
+                    .ends_with("The key may not sign. An admin grants it."),
+                "{why}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_when_the_node_says() {
+        for (status, seconds) in [(404, 0), (409, 0), (429, 7), (500, 0), (503, 0)] {
+            let Err(Trouble::Passing(_, asked)) = judge(reply(status, "")) else {
+                panic!("{status} is not passing");
+            };
+            assert_eq!(asked, Duration::from_secs(seconds), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_as_the_protocol_has_it() {
+        let body = r#"{"upload":"ab","block":"cd","received":1,"length":9,"chunk_bytes_max":1048576,"state":"open"}"#;
+        let Ok(session) = judge(reply(201, body)) else {
+            panic!("not read");
+        };
+        assert_eq!(
+            (session.received, session.length, session.state),
+            (1, 9, State::Open)
+        );
+        assert!(matches!(
+            judge(reply(200, "<html>")),
+            Err(Trouble::Lasting(_))
+        ));
+    }
+}
