@@ -172,6 +172,7 @@ bench-chain: setup ## the chain's own work beside raw signatures, raw RocksDB an
 
 .PHONY: cargo-bench-chain
 cargo-bench-chain:
+	cargo bench -p blyan-chain --profile dev --locked --bench payloads
 	cargo bench -p blyan-chain --profile dev --locked --bench chain -- $(ARGS)
 
 load: build ## a chat load over HTTP, SSE and WebSocket against a node that runs on port 8000

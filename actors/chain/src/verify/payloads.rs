@@ -1,13 +1,11 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blyan_formats::bodies::Payload as _;
-use blyan_formats::{
-    ArchitectureBody, BlockHash, ChainId, PayloadHash, SignedBlock, TensorName, TensorView,
-};
+use blyan_formats::tensorblock::{StreamError, verify_stream_bytes};
+use blyan_formats::{ArchitectureBody, BlockHash, ChainId, PayloadHash, SignedBlock, TensorName};
 use parking_lot::Mutex;
 
 use super::{Fault, Progress, VerifyOptions};
@@ -102,7 +100,7 @@ impl<'a> Job<'a> {
         })
     }
 
-    fn verify(&self, files: &PayloadDir, buffer: &mut Vec<u8>) -> Result<(), ChainError> {
+    fn verify(&self, files: &PayloadDir) -> Result<(), ChainError> {
         let &Self {
             block,
             name,
@@ -129,27 +127,19 @@ impl<'a> Job<'a> {
             }
             Some(_) => {}
         }
-        let read = read_file(&files.path(payload), len, buffer);
-        read.map_err(|error| ChainError::io("read a payload", error))?;
-        self.verify_bytes(buffer)
-    }
-
-    fn verify_bytes(&self, bytes: &[u8]) -> Result<(), ChainError> {
-        let &Self {
-            block,
-            name,
-            payload,
-            ..
-        } = self;
-        let damaged = |fault| Fault::Payload {
-            block,
-            name,
-            payload,
-            fault,
-        };
-        let view = TensorView::parse(bytes).map_err(damaged)?;
-        view.verify_full(payload).map_err(damaged)?;
-        let found = (view.spec().rows, view.spec().cols);
+        let opened = File::open(files.path(payload));
+        let mut file = opened.map_err(|error| ChainError::io("read a payload", error))?;
+        let spec = verify_stream_bytes(&mut file, len, payload).map_err(|error| match error {
+            StreamError::Fault(fault) => ChainError::from(Fault::Payload {
+                block,
+                name,
+                payload,
+                fault,
+            }),
+            StreamError::Io(error) => ChainError::io("read a payload", error),
+            StreamError::NotFinite { .. } => unreachable!("numbers were not looked at"),
+        })?;
+        let found = (spec.rows, spec.cols);
         let expected = self
             .architecture
             .and_then(|architecture| architecture.tensor_shape(&name));
@@ -167,18 +157,6 @@ impl<'a> Job<'a> {
     }
 }
 
-/// Reads `len` bytes, the length that the file was found to have.
-fn read_file(path: &std::path::Path, len: u64, buffer: &mut Vec<u8>) -> io::Result<()> {
-    buffer.clear();
-    buffer.reserve_exact(usize::try_from(len).map_err(io::Error::other)?);
-    let read = File::open(path)?.take(len).read_to_end(buffer)?;
-    if read as u64 == len {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
-    }
-}
-
 struct Work<'a> {
     jobs: &'a [Job<'a>],
     next: AtomicUsize,
@@ -189,7 +167,6 @@ struct Work<'a> {
 impl Work<'_> {
     /// Takes jobs in order until none is left or one before has a fault: jobs before a fault are all taken already.
     fn run(&self, files: &PayloadDir, told: &(dyn Fn(u64) + Sync)) {
-        let mut buffer = Vec::new();
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(job) = self.jobs.get(at) else { return };
@@ -201,7 +178,7 @@ impl Work<'_> {
             {
                 return;
             }
-            match job.verify(files, &mut buffer) {
+            match job.verify(files) {
                 Ok(()) => told(job.len),
                 Err(error) => self.note(at, error),
             }

@@ -28,7 +28,7 @@ pub use fault::{Section, TensorError, TensorFault};
 pub use spec::{
     DATA_ALIGNMENT, DType, HEADER_LEN, Layout, MAGIC, Quantisation, Sections, TensorSpec, VERSION,
 };
-pub use stream::{StreamError, verify_stream};
+pub use stream::{StreamError, verify_stream, verify_stream_bytes};
 pub use tensor::{BLOCK_LEN, Tensor, TensorData};
 pub use view::{TensorView, verify_proof};
 pub use write::{Written, write_tensorblock};

@@ -32,6 +32,28 @@ pub fn verify_stream(
     len: u64,
     expected: PayloadHash,
 ) -> Result<TensorSpec, StreamError> {
+    verify_with(from, len, expected, check_finite_numbers)
+}
+
+/// As [`verify_stream`], without a look at the numbers: what a block on the chain promises of its payload.
+///
+/// # Errors
+/// As [`verify_stream`].
+pub fn verify_stream_bytes(
+    from: &mut impl Read,
+    len: u64,
+    expected: PayloadHash,
+) -> Result<TensorSpec, StreamError> {
+    verify_with(from, len, expected, |_, _, _, _| Ok(()))
+}
+
+/// `check` is given each tile and where it starts in the file.
+fn verify_with(
+    from: &mut impl Read,
+    len: u64,
+    expected: PayloadHash,
+    check: impl Fn(&[u8], u64, &TensorSpec, &Sections) -> Result<(), StreamError>,
+) -> Result<TensorSpec, StreamError> {
     let mut tile = vec![0; LEAF_LEN];
     let first = len.min(LEAF_LEN as u64) as usize;
     from.read_exact(&mut tile[..first])?;
@@ -47,7 +69,8 @@ pub fn verify_stream(
         if at > 0 {
             from.read_exact(bytes)?;
         }
-        check_numbers(bytes, at, &spec, &sections)?;
+        check_padding(bytes, at, &sections)?;
+        check(bytes, at, &spec, &sections)?;
         leaves.push(merkle::leaf_hash(bytes));
         if at == 0 {
             beyond.extend_from_slice(&tile[(end - at) as usize..first]);
@@ -82,19 +105,25 @@ fn read_tree(from: &mut impl Read, sections: &Sections) -> io::Result<Vec<Node>>
     Ok(tree)
 }
 
-/// Checks the zeros and the floats among `bytes`, which stand at `at` in the file. Tiles and sections start at
-/// multiples of 4 bytes, so no float lies in two tiles.
-fn check_numbers(
+/// Checks the zeros among `bytes`, which stand at `at` in the file.
+fn check_padding(bytes: &[u8], at: u64, sections: &Sections) -> Result<(), TensorFault> {
+    let (start, padding) = part(bytes, at, &sections.padding);
+    match padding.iter().position(|byte| *byte != 0) {
+        Some(offset) => Err(TensorFault::Padding {
+            at: start + offset as u64,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Checks the floats among `bytes`, which stand at `at` in the file. Tiles and sections start at multiples of 4 bytes, so
+/// no float lies in two tiles.
+fn check_finite_numbers(
     bytes: &[u8],
     at: u64,
     spec: &TensorSpec,
     sections: &Sections,
 ) -> Result<(), StreamError> {
-    let (padding_at, padding) = part(bytes, at, &sections.padding);
-    if let Some(offset) = padding.iter().position(|byte| *byte != 0) {
-        let at = padding_at + offset as u64;
-        return Err(TensorFault::Padding { at }.into());
-    }
     let (scales_at, scales) = part(bytes, at, &sections.scales);
     check_finite(scales, scales_at, |bytes| {
         f32::from_le_bytes(bytes).is_finite()
