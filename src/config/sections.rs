@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blyan_chain::ChainConfig;
+use blyan_chain::uploads::UploadsConfig;
 use blyan_expert_cache::ExpertCacheConfig;
 use blyan_inference::config::InferenceConfig;
 use blyan_security::SecurityConfig;
@@ -31,6 +32,8 @@ pub struct Config {
     pub expert_cache: ExpertCacheConfig,
     /// The network.
     pub chain: ChainConfig,
+    /// Experts that miners upload.
+    pub uploads: UploadsConfig,
     /// Restart windows, pauses, stuck limits.
     pub supervision: SupervisionConfig,
     /// Quarantine, audit log.
@@ -329,6 +332,7 @@ impl Config {
             .or_else(|| self.alerts.fault())
             .map(str::to_owned)
             .or_else(|| self.chain.validate().err())
+            .or_else(|| self.uploads.validate().err())
             .or_else(|| {
                 self.inference
                     .validate()

@@ -6,7 +6,7 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::state::EdgeState;
-use super::{admin, chat, docs, error, health, openai, page, reads, snapshots, ws};
+use super::{admin, chat, docs, error, health, openai, page, reads, snapshots, uploads, ws};
 
 /// Adds every route. The layers around them are `security::surround`'s.
 pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
@@ -23,6 +23,7 @@ pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
         .app_data(web::PathConfig::default().error_handler(error::of_path))
         .configure(chat_routes)
         .configure(read_routes)
+        .configure(upload_routes)
         .configure(admin_routes)
         .configure(page_routes)
         .default_service(web::to(error::not_found));
@@ -60,6 +61,17 @@ fn read_routes(config: &mut ServiceConfig) {
         .service(at("/metrics").route(read().to(health::metrics)));
 }
 
+fn upload_routes(config: &mut ServiceConfig) {
+    config
+        .service(at("/upload_moe_experts").route(web::post().to(uploads::begin)))
+        .service(
+            at("/upload_moe_experts/{upload}")
+                .route(read().to(uploads::status))
+                .route(web::patch().to(uploads::write))
+                .route(web::delete().to(uploads::remove)),
+        );
+}
+
 fn admin_routes(config: &mut ServiceConfig) {
     config
         .service(at("/security/quarantine_node/{id:.+}").route(web::post().to(admin::quarantine)))
@@ -70,6 +82,11 @@ fn admin_routes(config: &mut ServiceConfig) {
             at("/chain/snapshots")
                 .route(web::post().to(snapshots::make))
                 .route(read().to(snapshots::list)),
+        )
+        .service(
+            at("/chain/keys")
+                .route(web::post().to(uploads::grant))
+                .route(read().to(uploads::signers)),
         )
         .service(at("/security/threat_indicators").route(read().to(admin::threat_indicators)))
         .service(at("/security/dashboard").route(read().to(admin::dashboard)))

@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
-use super::{admin, chat, error, health, openai, reads, snapshots, stream, ws};
+use super::{admin, chat, error, health, openai, reads, snapshots, stream, uploads, ws};
 
 /// Every endpoint of the edge.
 #[derive(OpenApi)]
@@ -43,6 +43,12 @@ use super::{admin, chat, error, health, openai, reads, snapshots, stream, ws};
         admin::events,
         snapshots::make,
         snapshots::list,
+        uploads::begin,
+        uploads::status,
+        uploads::write,
+        uploads::remove,
+        uploads::signers,
+        uploads::grant,
     ),
     components(schemas(
         error::ErrorBody,

@@ -22,6 +22,7 @@ mod snapshots;
 mod sse;
 mod state;
 mod stream;
+mod uploads;
 mod ws;
 
 pub use actor::{EdgeActor, EdgeHandle};
@@ -30,3 +31,4 @@ pub use port::{Answer, NodePort, ServedModel};
 pub use pricing::MicroBly;
 pub use server::RunningServer;
 pub use state::{EdgeParts, EdgeState, Stopping};
+pub use uploads::{GrantReply, SignersReply, UploadPort, UploadReply, UploadState};

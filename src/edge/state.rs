@@ -17,12 +17,17 @@ use super::chat::ChatDefaults;
 use super::hosts::HostRules;
 use super::keys::Keys;
 use super::port::NodePort;
+use super::uploads::UploadPort;
 use crate::config::{Config, EdgeConfig, PricingConfig};
 
 /// Shared by all handlers of all generations of the server.
 pub struct EdgeState {
     /// The node behind the edge.
     pub node: Arc<dyn NodePort>,
+    /// Uploads of experts.
+    pub uploads: Arc<dyn UploadPort>,
+    /// One permit per piece of an upload on its way, whose bytes are in memory.
+    pub pieces: Arc<Semaphore>,
     /// Who is in service, and who decides it.
     pub security: SecurityHandle,
     /// `[edge]`
@@ -51,6 +56,8 @@ pub struct EdgeState {
 pub struct EdgeParts {
     /// The node behind the edge.
     pub node: Arc<dyn NodePort>,
+    /// Uploads of experts.
+    pub uploads: Arc<dyn UploadPort>,
     /// Who is in service, and who decides it.
     pub security: SecurityHandle,
     /// Who may do what.
@@ -79,6 +86,8 @@ impl EdgeState {
     pub fn new(config: &Config, parts: EdgeParts) -> Self {
         Self {
             node: parts.node,
+            uploads: parts.uploads,
+            pieces: Arc::new(Semaphore::new(config.uploads.open_max)),
             security: parts.security,
             hosts: HostRules::new(parts.bound, &config.edge.allowed_hosts),
             streams: Arc::new(Semaphore::new(config.edge.streams_max)),

@@ -11,6 +11,7 @@ mod security;
 mod serving;
 mod snapshots;
 mod tree;
+mod uploads;
 mod versions;
 
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};

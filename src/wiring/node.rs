@@ -23,6 +23,7 @@ use super::security;
 use super::serving::{self, ServeError};
 use super::snapshots;
 use super::tree::{self, ROOT};
+use super::uploads::UploadDesk;
 use crate::config::Config;
 use crate::edge::{
     EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, ServedModel, Stopping,
@@ -104,6 +105,7 @@ pub struct RunningNode {
     config: Config,
     store: Arc<RocksStore>,
     port: Arc<Port>,
+    uploads: UploadDesk,
     security: SecurityHandle,
     alerts: Alerts,
     edge: EdgeHandle,
@@ -128,11 +130,19 @@ impl RunningNode {
         let node = home.key.public_key().to_string();
         let (alerts, inbox) = alerts::begin(&config, &node)?;
         let (port, security) = start_storage(&config, &home, inbox, &seams.probe).await?;
+        let uploads = UploadDesk::open(
+            home.store.layout().clone(),
+            &config.uploads,
+            port.chain.clone(),
+            Arc::clone(&home.key),
+            security.clone(),
+        )?;
         let bound = listener.local_addr()?;
         actix_rt::spawn(keep_metrics(metrics.clone()));
         let stopping = Stopping::default();
         let parts = EdgeParts {
             node: Arc::clone(&port) as Arc<dyn NodePort>,
+            uploads: Arc::new(uploads.clone()),
             security: security.clone(),
             keys,
             bound,
@@ -149,6 +159,7 @@ impl RunningNode {
             store: home.store,
             config,
             port,
+            uploads,
             security,
             alerts,
             stopping,
@@ -230,6 +241,8 @@ impl RunningNode {
     /// ONNX Runtime cannot be used.
     pub async fn run(self, stop: &mut StopSignals) -> Result<NodeEnd> {
         actix_rt::spawn(announce(Arc::clone(&self.port), self.url.clone()));
+        let (uploads, closing) = (self.uploads.clone(), self.stopping.closing.clone());
+        actix_rt::spawn(uploads.keep_tidy(closing));
         if let Some(every) = self.config.chain.snapshot_every() {
             let (store, closing) = (Arc::clone(&self.store), self.stopping.closing.clone());
             actix_rt::spawn(snapshots::keep_making(store, every, closing));

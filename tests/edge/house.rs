@@ -14,6 +14,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::one_upload::OneUpload;
 use crate::script::Script;
 
 /// Longer than anything here takes; a test that meets it has failed.
@@ -44,6 +45,7 @@ impl House {
         let at = listener.local_addr().unwrap();
         let parts = EdgeParts {
             node: script.clone(),
+            uploads: Arc::new(OneUpload::default()),
             security: SecurityHandle::unbound(&config.security),
             keys,
             bound: at,

@@ -2,8 +2,10 @@
 
 mod house;
 mod http;
+mod one_upload;
 mod openai;
 mod safety;
 mod script;
 mod streams;
+mod uploads;
 mod websocket;

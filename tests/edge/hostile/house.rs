@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use tempfile::TempDir;
 
 use crate::heap::growth_while;
+use crate::one_upload::OneUpload;
 use crate::script::Script;
 
 /// What an input may cost beside its own length.
@@ -45,6 +46,7 @@ impl House {
         let at = listener.local_addr().unwrap();
         let parts = EdgeParts {
             node: Arc::new(Script::default()),
+            uploads: Arc::new(OneUpload::default()),
             security: SecurityHandle::unbound(&config.security),
             keys: Keys::load(&config.edge, data_dir.path()).unwrap(),
             bound: at,

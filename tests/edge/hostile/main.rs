@@ -6,6 +6,8 @@ mod heap;
 mod house;
 mod http;
 mod messages;
+#[path = "../one_upload.rs"]
+mod one_upload;
 #[path = "../script.rs"]
 mod script;
 mod websocket;

@@ -58,14 +58,14 @@ impl State {
     }
 }
 
-const fn entry_of(record: &Record, block: BlockHash, now_ms: u64) -> Entry {
+const fn entry_of(record: &Record, block: BlockHash, touched_ms: u64) -> Entry {
     Entry {
         id: record.upload,
         block,
         key: record.block.header.miner_pub,
         len: record.len(),
         created_ms: record.created_ms,
-        touched_ms: now_ms,
+        touched_ms,
         stored: record.stored,
     }
 }
@@ -89,19 +89,18 @@ impl Uploads {
             }),
         };
         for record in uploads.files.scan()? {
-            uploads.resume(&record, now_ms)?;
+            uploads.resume(&record)?;
         }
         uploads.expire(now_ms);
         Ok(uploads)
     }
 
-    /// Nobody knows when the last piece of an open upload came, so its time starts again.
-    fn resume(&self, record: &Record, now_ms: u64) -> io::Result<()> {
-        let received = match record.stored {
-            true => record.len(),
+    fn resume(&self, record: &Record) -> io::Result<()> {
+        let (received, touched_ms) = match record.stored {
+            true => (record.len(), record.created_ms),
             false => self.files.received(record)?,
         };
-        let entry = entry_of(record, record.block.hash(), now_ms);
+        let entry = entry_of(record, record.block.hash(), touched_ms);
         self.state.lock().enter(entry, received);
         Ok(())
     }

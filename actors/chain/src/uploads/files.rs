@@ -3,6 +3,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use blyan_formats::tensorblock::{DType, Quantisation, StreamError, TensorSpec, verify_stream};
 use blyan_formats::{PayloadHash, SignedBlock};
@@ -115,26 +116,27 @@ impl Files {
     }
 
     /// Bytes that came so far, made durable: also those of a write that was cut off before it was acknowledged. Where
-    /// the part has become a payload file already, all of them.
-    pub(super) fn received(&self, record: &Record) -> io::Result<u64> {
+    /// the part has become a payload file already, all of them. With it the time of the last, ms since 1970.
+    pub(super) fn received(&self, record: &Record) -> io::Result<(u64, u64)> {
         match OpenOptions::new()
             .write(true)
             .open(self.part(record.upload))
         {
             Ok(part) => {
                 self.disk.sync_file(&part)?;
-                Ok(part.metadata()?.len())
+                let meta = part.metadata()?;
+                Ok((meta.len(), ms_of(meta.modified()?)))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let payload = self.layout.payload(record.block.header.payload_hash);
                 let whole = fs::symlink_metadata(payload)
                     .is_ok_and(|file| file.is_file() && file.len() == record.len());
                 if whole {
-                    return Ok(record.len());
+                    return Ok((record.len(), record.created_ms));
                 }
                 File::create(self.part(record.upload))?;
                 self.disk.sync_dir(&self.layout.uploads())?;
-                Ok(0)
+                Ok((0, record.created_ms))
             }
             Err(error) => Err(error),
         }
@@ -208,6 +210,11 @@ impl Files {
         }
         Ok(())
     }
+}
+
+fn ms_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// `None` if the bytes are no record.
