@@ -108,9 +108,16 @@ impl NodeApi {
 
     /// The same without a key: for a node that need not be this machine's.
     pub fn of_anybody(config: &Config, url: Option<&str>) -> Self {
-        let of_config = || format!("http://{}", config.node.listen);
+        match url {
+            Some(url) => Self::at(url),
+            None => Self::at(&format!("http://{}", config.node.listen)),
+        }
+    }
+
+    /// The node at `url`, asked without a key.
+    pub fn at(url: &str) -> Self {
         Self {
-            url: url.map_or_else(of_config, |url| url.trim_end_matches('/').to_owned()),
+            url: url.trim_end_matches('/').to_owned(),
             key: None,
         }
     }
