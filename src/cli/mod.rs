@@ -7,6 +7,7 @@ mod extract;
 mod fit;
 mod generate;
 mod import;
+mod keys;
 mod miner;
 mod model;
 mod node;
@@ -88,6 +89,9 @@ enum Command {
     /// Experts of one's own: a key, weights out of model files, uploads
     #[command(subcommand)]
     Miner(miner::MinerCommand),
+    /// Which keys may sign blocks of a running node's chain
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// The supervision tree of a running node
     Tree(tree::TreeArgs),
     /// The log of what was decided about components, by whom and why
@@ -143,6 +147,7 @@ impl Command {
             Self::Receipts(args) => receipts::run(config, &args)?,
             Self::Snapshot(command) => command.run(config)?,
             Self::Miner(command) => command.run(config)?,
+            Self::Keys(command) => command.run(config)?,
             Self::Tree(args) => tree::run(config, &args)?,
             Self::Audit(command) => return command.run(config),
         }
