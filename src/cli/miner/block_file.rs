@@ -21,12 +21,10 @@ pub struct Ground {
     pub architecture: BlockHash,
     /// The version that is improved, and its height.
     pub parent: (BlockHash, u64),
-    /// Whether the parent is deprecated by the new block.
-    pub supersedes: bool,
 }
 
 impl Ground {
-    /// Signs a block for a payload.
+    /// Signs a block for a payload. It deprecates nothing: that is not for a granted key to say.
     pub fn sign(&self, payload: &PayloadFile, key: &NodeKey, timestamp_ms: u64) -> SignedBlock {
         let (parent, height) = self.parent;
         let weights = Weights {
@@ -35,7 +33,7 @@ impl Ground {
             payload_len: payload.len,
             meta_ref: self.architecture,
             parents: vec![parent],
-            supersedes: self.supersedes.then_some(parent).into_iter().collect(),
+            supersedes: Vec::new(),
         };
         weights_block_at(self.network, height + 1, weights, timestamp_ms, key)
     }
@@ -120,7 +118,6 @@ mod tests {
                     network: NetworkId::of_genesis(BlockHash::from_bytes([1; 32])),
                     architecture: BlockHash::from_bytes([2; 32]),
                     parent: (BlockHash::from_bytes([3; 32]), 4),
-                    supersedes: false,
                 },
             }
         }
@@ -146,7 +143,8 @@ mod tests {
     fn a_block_says_what_it_stands_on_and_is_sound() {
         let world = World::new();
         let payload = world.payload(1.0);
-        let header = world.block(&payload, &world.ground, 7).header;
+        let block = world.block(&payload, &world.ground, 7);
+        let header = &block.header;
         assert_eq!(header.block_type, BlockType::Expert);
         assert_eq!((header.index, header.timestamp_ms), (5, 7));
         assert_eq!(header.depends_on, Some(vec![world.ground.parent.0]));
@@ -156,12 +154,6 @@ mod tests {
             (header.payload_hash, header.payload_len),
             (payload.hash, payload.len)
         );
-        let superseding = Ground {
-            supersedes: true,
-            ..world.ground
-        };
-        let block = world.block(&payload, &superseding, 7);
-        assert_eq!(block.header.supersedes, block.header.depends_on);
         block.verify().unwrap();
     }
 

@@ -23,7 +23,8 @@ pub fn file_name(expert: TensorName) -> String {
 /// # Errors
 /// There is none, or one has no expert's name.
 pub fn find(path: &Path) -> Result<Vec<(TensorName, PathBuf)>> {
-    if !path.is_dir() {
+    let kind = fs::metadata(path).with_context(|| path.display().to_string())?;
+    if !kind.is_dir() {
         let name = expert_of(path).with_context(|| {
             format!(
                 "{}: a payload file is named like layer3.expert5{SUFFIX}",

@@ -34,9 +34,6 @@ pub struct UploadArgs {
     /// The version that is improved [default: the one that the newest manifest names]
     #[arg(long, value_name = "HASH")]
     parent: Option<BlockHash>,
-    /// Say that the version that is improved is out of date
-    #[arg(long)]
-    supersedes: bool,
     /// As JSON, a line for each expert
     #[arg(long)]
     json: bool,
@@ -110,7 +107,6 @@ impl Job<'_> {
             network: NetworkId::of_genesis(genesis.genesis_hash),
             architecture: architecture.parse()?,
             parent: (parent.hash.parse()?, parent.index),
-            supersedes: self.args.supersedes,
         })
     }
 
