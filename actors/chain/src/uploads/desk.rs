@@ -140,7 +140,7 @@ impl Uploads {
             return Ok((self.status(there)?, false));
         }
         if let Err(error) = self.files.put(&record, true) {
-            self.forget(id);
+            self.remove(id)?;
             return Err(UploadError::io("begin the upload", &error));
         }
         Ok((self.status(id)?, true))
@@ -245,8 +245,8 @@ impl Uploads {
     /// repeated until [`Uploads::stored`].
     ///
     /// # Errors
-    /// [`UploadError::Unfinished`]; [`UploadError::Payload`], [`UploadError::Tensor`]: the upload is gone;
-    /// [`UploadError::Io`].
+    /// [`UploadError::Unfinished`]; [`UploadError::Payload`], [`UploadError::Tensor`], [`UploadError::NotDurable`]: the
+    /// upload is gone; [`UploadError::Io`].
     pub fn publish(&self, id: UploadId) -> Result<SignedBlock, UploadError> {
         let (entry, part) = self.find(id)?;
         let mut part = part.lock();
@@ -265,8 +265,11 @@ impl Uploads {
             }
             return Err(error);
         }
-        let named = self.files.publish(id, record.block.header.payload_hash);
-        named.map_err(|error| UploadError::io("name the payload", &error))?;
+        if let Err(error) = self.files.publish(id, record.block.header.payload_hash) {
+            // A second sync that succeeds would say nothing of the first.
+            self.discard(id, &mut part);
+            return Err(UploadError::not_durable(&error));
+        }
         Ok(record.block)
     }
 

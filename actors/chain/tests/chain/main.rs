@@ -11,6 +11,7 @@ mod rules;
 mod snapshots;
 mod store;
 mod support;
+mod uploads;
 mod vectors;
 mod verification;
 mod versions;
