@@ -107,7 +107,7 @@ chaos-decisions: build venv ## 100 kills and 100 failing disks under admins' ord
 chaos-flips: build venv ## 100 flipped bits of a store, each found before use
 	BLYAN_CHAOS=100 $(pytest) -s tests/e2e/test_damage.py
 
-chaos-uploads: build venv ## 200 kills of a node that takes uploads all the time (about eight minutes)
+chaos-uploads: build venv ## 200 kills of a node that takes uploads all the time (about six minutes)
 	BLYAN_CHAOS=200 $(pytest) -s tests/e2e/test_uploads.py
 
 storm: setup ## the supervision runtime under 10,000 panics and a minute of ten times too many calls
