@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use awc::http::{Method, StatusCode};
 use blyan_formats::{SignedBlock, to_canonical};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::payload::PayloadFile;
@@ -66,7 +67,7 @@ pub struct Session {
 }
 
 /// How far an upload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Bytes are missing, or were not looked at yet.
@@ -106,11 +107,75 @@ pub struct Listener<'a> {
     pub trouble: &'a dyn Fn(&str),
 }
 
+/// What trouble there was, and whether it is still borne.
+struct Nerve<'a> {
+    patience: &'a Patience,
+    listener: &'a Listener<'a>,
+    tries: u32,
+    /// The most bytes that any try brought to the node.
+    most: u64,
+}
+
+impl<'a> Nerve<'a> {
+    fn new(patience: &'a Patience, listener: &'a Listener<'a>) -> Self {
+        Self {
+            patience,
+            listener,
+            tries: 0,
+            most: 0,
+        }
+    }
+
+    /// Waits until another try makes sense.
+    ///
+    /// # Errors
+    /// None does.
+    async fn bear(&mut self, reached: u64, trouble: Trouble) -> Result<()> {
+        let (why, asked) = match trouble {
+            Trouble::Lasting(why) => return Err(why),
+            Trouble::Passing(why, asked) => (why, asked),
+        };
+        let forward = reached > self.most;
+        self.tries = if forward { 1 } else { self.tries + 1 };
+        self.most = self.most.max(reached);
+        if self.tries > self.patience.tries_max || asked > self.patience.asked_max {
+            bail!("{why}; run the same command again later: it goes on where it stopped");
+        }
+        (self.listener.trouble)(&why);
+        tokio::time::sleep(self.patience.pause(self.tries).max(asked)).await;
+        Ok(())
+    }
+}
+
+/// Reads a path of the node, which may restart meanwhile. Run within an actix system.
+///
+/// # Errors
+/// The node refuses, in its own words; or it could not be reached for minutes.
+pub async fn read<T: DeserializeOwned>(
+    api: &NodeApi,
+    path: &str,
+    patience: &Patience,
+    listener: &Listener<'_>,
+) -> Result<T> {
+    let mut nerve = Nerve::new(patience, listener);
+    loop {
+        let trouble = match api.send(Method::GET, path, Body::Empty).await {
+            Ok(reply) if reply.status == StatusCode::NOT_FOUND => bail!("{}", reply.refusal()),
+            Ok(reply) => match judge(reply) {
+                Ok(read) => return Ok(read),
+                Err(trouble) => trouble,
+            },
+            Err(why) => why.into(),
+        };
+        nerve.bear(0, trouble).await?;
+    }
+}
+
 /// Brings a payload and its block to the chain of the node, however often the connection breaks. Run within an actix
 /// system.
 ///
 /// # Errors
-/// The node refuses, in its own words; or it could not be reached for minutes.
+/// As [`read`].
 pub async fn upload(
     api: &NodeApi,
     payload: &PayloadFile,
@@ -119,30 +184,18 @@ pub async fn upload(
     listener: &Listener<'_>,
 ) -> Result<Session> {
     let opening = to_canonical(&Opening { block })?;
-    let mut most = 0;
-    let mut tries = 0;
     let run = Run {
         api,
         payload,
         block: block.hash().to_string(),
         listener,
     };
+    let mut nerve = Nerve::new(patience, listener);
     loop {
-        let (reached, trouble) = match run.attempt(&opening).await {
+        match run.attempt(&opening).await {
             Ok(stored) => return Ok(stored),
-            Err(ended) => ended,
-        };
-        let (why, asked) = match trouble {
-            Trouble::Lasting(why) => return Err(why),
-            Trouble::Passing(why, asked) => (why, asked),
-        };
-        tries = if reached > most { 1 } else { tries + 1 };
-        most = most.max(reached);
-        if tries > patience.tries_max || asked > patience.asked_max {
-            bail!("{why}; run the same command again later: it goes on where it stopped");
+            Err((reached, trouble)) => nerve.bear(reached, trouble).await?,
         }
-        (listener.trouble)(&why);
-        tokio::time::sleep(patience.pause(tries).max(asked)).await;
     }
 }
 
@@ -176,7 +229,7 @@ impl Run<'_> {
         if reply.status == StatusCode::NOT_FOUND {
             return Err(Trouble::Lasting(anyhow!("this node takes no uploads")));
         }
-        let session = judge(reply)?;
+        let session: Session = judge(reply)?;
         if session.block == self.block {
             return Ok(session);
         }
@@ -194,7 +247,7 @@ impl Run<'_> {
             bytes: &chunk.map_err(Trouble::Lasting)?,
         };
         let path = format!("{PATH}/{}", session.upload);
-        let next = judge(self.api.send(Method::PATCH, &path, body).await?)?;
+        let next: Session = judge(self.api.send(Method::PATCH, &path, body).await?)?;
         let forward = next.state == State::Stored || next.received > session.received;
         if forward {
             return Ok(next);
@@ -204,8 +257,8 @@ impl Run<'_> {
     }
 }
 
-/// What an answer means for the upload.
-fn judge(reply: Reply) -> Result<Session, Trouble> {
+/// What an answer means.
+fn judge<T: DeserializeOwned>(reply: Reply) -> Result<T, Trouble> {
     let status = reply.status;
     if status.is_success() {
         return reply.json().map_err(Trouble::Lasting);

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::block_file::{Ground, kept_or_new};
 use super::passphrase::PassphraseArgs;
 use super::payload::{self, PayloadFile};
-use super::transfer::{Listener, Patience, Session, upload};
+use super::transfer::{Listener, Patience, read, upload};
 use super::{key, key_file};
 use crate::cli::node_api::NodeApi;
 use crate::cli::progress::Bar;
@@ -47,14 +47,18 @@ pub fn run(config: &Config, args: &UploadArgs) -> Result<()> {
     let key = key_file::open(&key_path, args.passphrase.get()?.as_bytes())?;
     // The owner's key of this machine's node is nothing for the node of somebody else.
     let api = NodeApi::of_anybody(config, args.node.as_deref());
-    let job = Job {
-        api: &api,
-        key: &key,
-        args,
-    };
     actix_rt::System::new().block_on(async {
+        // The first question is asked once: a wrong address is no node that restarts.
+        let genesis = api.ask(Method::GET, "/genesis/hash").await?;
+        let genesis: Genesis = serde_json::from_slice(&genesis).context("the node's answer")?;
+        let job = Job {
+            api: &api,
+            key: &key,
+            network: NetworkId::of_genesis(genesis.genesis_hash),
+            args,
+        };
         for (name, path) in payloads {
-            job.upload(name, &path)
+            job.bring(name, &path)
                 .await
                 .with_context(|| name.to_string())?;
         }
@@ -65,6 +69,7 @@ pub fn run(config: &Config, args: &UploadArgs) -> Result<()> {
 struct Job<'a> {
     api: &'a NodeApi,
     key: &'a NodeKey,
+    network: NetworkId,
     args: &'a UploadArgs,
 }
 
@@ -81,30 +86,39 @@ struct Versions {
 }
 
 impl Job<'_> {
-    async fn upload(&self, name: TensorName, path: &Path) -> Result<()> {
+    async fn bring(&self, name: TensorName, path: &Path) -> Result<()> {
         let payload = PayloadFile::open(name, path)?;
-        let ground = self.ground(name).await?;
-        let block = kept_or_new(path, &payload, &ground, self.key, now_ms())?;
         let bar = Bar::of_bytes("upload");
         let listener = Listener {
             progress: &|done, all| bar.set(done, all),
             trouble: &|why| eprintln!("{name}: {why}; trying again"),
         };
-        let stored = upload(self.api, &payload, &block, &Patience::default(), &listener).await?;
+        let patience = Patience::default();
+        let asked = format!("/experts/{name}/versions");
+        let known: Versions = read(self.api, &asked, &patience, &listener).await?;
+        let same = payload.hash.to_string();
+        let there = known.versions.iter().find(|v| v.payload_hash == same);
+        let (block, new) = match there {
+            Some(version) => (version.hash.clone(), false),
+            None => {
+                let ground = self.ground(&known.versions)?;
+                let block = kept_or_new(path, &payload, &ground, self.key, now_ms())?;
+                let stored = upload(self.api, &payload, &block, &patience, &listener).await?;
+                (stored.block, true)
+            }
+        };
         drop(bar);
-        say(&payload, &stored, self.args.json);
+        say(&payload, &block, new, self.args.json);
         Ok(())
     }
 
-    /// What the node's chain has of the expert.
-    async fn ground(&self, name: TensorName) -> Result<Ground> {
-        let genesis: Genesis = self.get("/genesis/hash").await?;
-        let versions: Versions = self.get(&format!("/experts/{name}/versions")).await?;
-        let parent = self.choose(&versions.versions)?;
+    /// What a new version stands on.
+    fn ground(&self, versions: &[VersionReply]) -> Result<Ground> {
+        let parent = self.choose(versions)?;
         let architecture = parent.meta_ref.as_deref();
         let architecture = architecture.context("the node names no architecture")?;
         Ok(Ground {
-            network: NetworkId::of_genesis(genesis.genesis_hash),
+            network: self.network,
             architecture: architecture.parse()?,
             parent: (parent.hash.parse()?, parent.index),
         })
@@ -121,25 +135,26 @@ impl Job<'_> {
         let found = versions.iter().find(|version| version.hash == asked);
         found.ok_or_else(|| anyhow!("the node has no version {asked} of this expert"))
     }
-
-    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let body = self.api.ask(Method::GET, path).await?;
-        serde_json::from_slice(&body).context("the node's answer")
-    }
 }
 
-fn say(payload: &PayloadFile, stored: &Session, as_json: bool) {
+fn say(payload: &PayloadFile, block: &str, new: bool, as_json: bool) {
+    let name = payload.name;
     if as_json {
         let said = json!({
-            "expert": payload.name.to_string(),
-            "block": stored.block,
+            "expert": name.to_string(),
+            "block": block,
             "payload_hash": payload.hash.to_string(),
             "payload_len": payload.len,
-            "upload": stored.upload,
-            "state": stored.state,
+            // Whether this run brought it there.
+            "uploaded": new,
         });
         println!("{said}");
         return;
     }
-    println!("{}  stored as block {}", payload.name, stored.block);
+    let how = if new {
+        "stored as"
+    } else {
+        "on the chain already,"
+    };
+    println!("{name}  {how} block {block}");
 }

@@ -322,7 +322,7 @@ fn pauses_double_up_to_half_a_minute() {
 fn a_refusal_is_told_in_the_words_of_the_node() {
     let body = r#"{"error":{"message":"The key may not sign.","hint":"An admin grants it."}}"#;
     for status in [400, 401, 403, 413, 422] {
-        let Err(Trouble::Lasting(why)) = judge(reply(status, body)) else {
+        let Err(Trouble::Lasting(why)) = judge::<Session>(reply(status, body)) else {
             panic!("{status} is not lasting");
         };
         assert!(
@@ -336,7 +336,7 @@ fn a_refusal_is_told_in_the_words_of_the_node() {
 #[test]
 fn what_may_pass_is_tried_again_when_the_node_says() {
     for (status, seconds) in [(404, 0), (409, 0), (429, 7), (500, 0), (503, 0)] {
-        let Err(Trouble::Passing(_, asked)) = judge(reply(status, "")) else {
+        let Err(Trouble::Passing(_, asked)) = judge::<Session>(reply(status, "")) else {
             panic!("{status} is not passing");
         };
         assert_eq!(asked, Duration::from_secs(seconds), "{status}");
