@@ -1,11 +1,13 @@
 //! The rules of the chain against the plain model: random offers, valid and not, DAG blocks in any order.
 
+use std::collections::BTreeSet;
+
 use blyan_chain::compose::{Weights, genesis_block, meta_block, weights_block};
 use blyan_chain::{Admission, ChainIndex, Evidence, Payload, Refusal};
 use blyan_formats::bodies::Payload as _;
 use blyan_formats::{
-    ArchitectureBody, BlockHash, BlockType, ChainId, ManifestBody, NetworkId, NodeKey, PayloadHash,
-    Signature, SignedBlock, TensorName,
+    ArchitectureBody, BlockHash, BlockType, ChainId, KeyGrantBody, ManifestBody, NetworkId,
+    NodeKey, PayloadHash, PublicKey, Signature, SignedBlock, TensorName,
 };
 use proptest::prelude::*;
 
@@ -24,6 +26,8 @@ enum Flaw {
     Version,
     ForeignSignature,
     UnauthorisedSigner,
+    /// A key that may have been granted experts.
+    Miner,
     OtherNetwork,
     IndexAhead,
     PrevHash,
@@ -49,6 +53,7 @@ enum Kind {
     Weights,
     Architecture,
     Manifest,
+    Grant,
 }
 
 #[derive(Clone, Debug)]
@@ -67,13 +72,13 @@ fn offers() -> impl Strategy<Value = Vec<Offer>> {
     let flaw = prop_oneof![
         12 => Just(None),
         18 => prop::sample::select(vec![
-            Again, Version, ForeignSignature, UnauthorisedSigner, OtherNetwork, IndexAhead, PrevHash, UnknownParent,
+            Again, Version, ForeignSignature, UnauthorisedSigner, Miner, Miner, OtherNetwork, IndexAhead, PrevHash, UnknownParent,
             ParentOnA, UnknownMeta, MetaIsGenesis, SupersedesUnknown, SupersedesOtherTensor, SupersedesArchitecture,
             NoPayload, LongPayload, OtherBody, OtherGenesis,
             ManifestUnknownBlock, ManifestSwappedNames, ManifestLacksName,
         ]),
     ];
-    let kind = prop_oneof![6 => Just(Kind::Weights), 1 => Just(Kind::Architecture), 2 => Just(Kind::Manifest)];
+    let kind = prop_oneof![6 => Just(Kind::Weights), 1 => Just(Kind::Architecture), 2 => Just(Kind::Manifest), 1 => Just(Kind::Grant)];
     let offer = (
         kind,
         flaw,
@@ -100,6 +105,11 @@ fn tiny() -> ArchitectureBody {
     tiny
 }
 
+/// One of the few keys that grants are made to.
+fn miner_of(offer: &Offer) -> NodeKey {
+    key(10 + (offer.pick % 3) as u8)
+}
+
 /// A block with what is offered as its payload, and the rule that it must break.
 struct Offered {
     block: SignedBlock,
@@ -121,6 +131,7 @@ impl Offered {
 struct Offerer<'a> {
     index: &'a ChainIndex,
     plain: &'a Plain,
+    granted: &'a BTreeSet<PublicKey>,
     miner: &'a NodeKey,
 }
 
@@ -141,6 +152,7 @@ impl Offerer<'_> {
             Kind::Weights => self.weights(offer)?,
             Kind::Architecture => self.architecture(offer),
             Kind::Manifest => self.manifest(offer)?,
+            Kind::Grant => self.grant(offer),
         };
         self.spoil(offered, offer)
     }
@@ -201,6 +213,29 @@ impl Offerer<'_> {
 
     fn architecture(&self, offer: &Offer) -> Offered {
         self.meta(BlockType::Architecture, tiny().to_payload().unwrap(), offer)
+    }
+
+    fn grant(&self, offer: &Offer) -> Offered {
+        let body = KeyGrantBody::new([miner_of(offer).public_key()]);
+        self.meta(BlockType::KeyGrant, body.to_payload().unwrap(), offer)
+    }
+
+    /// What a block that a miner signs breaks: nothing, if the key was granted before and the block is an expert's.
+    fn by_miner(&self, offered: Offered, offer: &Offer) -> Offered {
+        let block = offered.block.header.clone().sign(&miner_of(offer));
+        let header = &block.header;
+        let granted = self.granted.contains(&header.miner_pub);
+        let breaks = match (granted, header.block_type, &header.supersedes) {
+            (false, ..) => Some("signer"),
+            (true, BlockType::Expert, None) => offered.breaks,
+            (true, BlockType::Expert, Some(_)) => Some("grant_supersedes"),
+            (true, ..) => Some("grant"),
+        };
+        Offered {
+            block,
+            breaks,
+            ..offered
+        }
     }
 
     fn manifest(&self, offer: &Offer) -> Option<Offered> {
@@ -282,6 +317,7 @@ impl Offerer<'_> {
                 offered.breaks = Some("signer");
                 return Some(offered);
             }
+            Flaw::Miner => return Some(self.by_miner(offered, offer)),
             Flaw::OtherNetwork => {
                 header.network_id = NetworkId::of_genesis(foreign);
                 "network"
@@ -388,9 +424,10 @@ proptest! {
         let architecture = tiny();
         let names: Vec<_> = architecture.tensor_names().collect();
         let (mut index, mut plain) = (ChainIndex::default(), Plain::default());
+        let mut granted = BTreeSet::new();
         genesis(&mut index, &mut plain, &miner);
         for offer in &offers {
-            let offerer = Offerer { index: &index, plain: &plain, miner: &miner };
+            let offerer = Offerer { index: &index, plain: &plain, granted: &granted, miner: &miner };
             let Some(offered) = offerer.make(offer) else { continue };
             let hash = offered.block.hash();
             let known = plain.find(hash).is_some();
@@ -408,8 +445,12 @@ proptest! {
             // A draft that is dropped leaves no trace.
             if result.is_ok() && (offer.commit || offer.kind != Kind::Weights) {
                 index.apply(added);
+                if offered.block.header.block_type == BlockType::KeyGrant {
+                    granted.insert(miner_of(offer).public_key());
+                }
                 plain.0.push(Held { hash, block: offered.block });
             }
+            prop_assert!(index.granted().keys().eq(&granted));
             check_against(&plain, &index, &names);
         }
     }
