@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use blyan_formats::BlockHash;
@@ -21,6 +22,15 @@ pub struct ChainConfig {
     pub verify_threads: usize,
     /// How often a running node makes a snapshot; 0 is never.
     pub snapshot_every_ms: u64,
+    /// Bytes of the disk that a node keeps free: with less it reads only. Half of them are for receipts.
+    pub disk_reserve_bytes: u64,
+    /// How fast a running node re-reads its payload files, bytes a second; 0 is never.
+    pub scrub_bytes_per_s: u64,
+    /// From the start of one pass over all payloads to that of the next.
+    pub scrub_every_ms: u64,
+    /// A folder with copies of payload files, each named by its payload hash: damaged ones are repaired from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repair_dir: Option<PathBuf>,
 }
 
 impl Default for ChainConfig {
@@ -32,6 +42,10 @@ impl Default for ChainConfig {
             mailbox_len_max: 1_024,
             verify_threads: 2,
             snapshot_every_ms: 3_600_000,
+            disk_reserve_bytes: 256 << 20,
+            scrub_bytes_per_s: 8 << 20,
+            scrub_every_ms: 24 * 3_600_000,
+            repair_dir: None,
         }
     }
 }
@@ -40,6 +54,11 @@ impl ChainConfig {
     /// Between two snapshots of a running node; `None` where none is wanted.
     pub fn snapshot_every(&self) -> Option<Duration> {
         (self.snapshot_every_ms > 0).then(|| Duration::from_millis(self.snapshot_every_ms))
+    }
+
+    /// Between the starts of two passes of the scrubber.
+    pub const fn scrub_every(&self) -> Duration {
+        Duration::from_millis(self.scrub_every_ms)
     }
 
     /// Refuses values with which the chain could not work.

@@ -66,6 +66,16 @@ pub enum ChainError {
         /// What the system says.
         why: String,
     },
+    /// Less room than is kept free: nothing was written, and the store takes writes again once there is room.
+    #[error(
+        "the disk is full: {free} bytes are free, {kept} are kept; nothing is written until there is room"
+    )]
+    DiskFull {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that must be.
+        kept: u64,
+    },
     /// A write or its sync failed: nothing was published, and nothing more is written.
     #[error("{what} could not be made durable: {why}; nothing was published")]
     NotDurable {
@@ -130,7 +140,11 @@ impl ChainError {
             | Self::NoModel(_)
             | Self::NoPayload(_)
             | Self::NoSnapshot(_) => ErrorClass::Rejected,
-            Self::Held(_) | Self::Busy | Self::Call(_) | Self::Io { .. } => ErrorClass::Transient,
+            Self::Held(_)
+            | Self::Busy
+            | Self::Call(_)
+            | Self::Io { .. }
+            | Self::DiskFull { .. } => ErrorClass::Transient,
             Self::NotDurable { .. } | Self::Fenced { .. } => ErrorClass::Fatal,
             Self::Damaged(_) | Self::Corrupt(_) => ErrorClass::Corrupt,
         }
@@ -156,6 +170,7 @@ impl ChainError {
             Self::Held(_) | Self::Busy | Self::Io { .. } | Self::NoChain(_) => {
                 ErrorCode::Unavailable
             }
+            Self::DiskFull { .. } => ErrorCode::StorageFull,
             Self::Call(CallError::Quarantined { .. }) => ErrorCode::Quarantined,
             Self::Call(CallError::Full { .. }) => ErrorCode::Overloaded,
             Self::Call(CallError::Timeout) => ErrorCode::Timeout,
@@ -183,6 +198,9 @@ impl ChainError {
             Self::NoModel(_) => "GET /v1/models lists the models that are served",
             Self::Held(_) => "stop the node that runs on this directory, or use another one",
             Self::Busy | Self::Call(_) | Self::Io { .. } => "try again in a moment",
+            Self::DiskFull { .. } => {
+                "wait; the operator has to make room, and the node takes writes again by itself"
+            }
             Self::NotDurable { .. } => "check the disk, then restart the node",
             Self::Fenced { .. } => "try again in a moment; the part was restarted",
             Self::Damaged(_) => {
@@ -196,6 +214,7 @@ impl ChainError {
         match self {
             Self::Call(call) => call.retry_after(),
             Self::Busy | Self::Io { .. } => Some(Duration::from_secs(1)),
+            Self::DiskFull { .. } => Some(Duration::from_secs(30)),
             _ => None,
         }
     }
@@ -255,6 +274,7 @@ mod tests {
         let lives = [
             ChainError::Malformed(why()),
             ChainError::Busy,
+            ChainError::DiskFull { free: 1, kept: 2 },
             ChainError::Io {
                 what: "read",
                 why: why(),
@@ -276,7 +296,7 @@ mod tests {
             Some(ExitReason::Corrupt(_))
         ));
         assert!(matches!(
-            ExitReason::from(lives[3].clone()),
+            ExitReason::from(lives[4].clone()),
             ExitReason::Corrupt(_)
         ));
         assert!(matches!(

@@ -11,6 +11,7 @@ mod genesis;
 mod handle;
 mod metrics;
 mod reader;
+pub mod scrub;
 pub mod snapshot;
 mod store;
 pub mod uploads;
@@ -31,8 +32,8 @@ pub use handle::ChainHandle;
 pub use metrics::describe_metrics;
 pub use reader::{ChainReader, RECEIPTS_MAX, StoredBlock};
 pub use store::{
-    Batch, DataDir, Disk, Family, PayloadDir, PayloadWriter, Put, RealDisk, ReceiptCursor, Records,
-    RocksStore, Store, TempPayloads, Visit, WRITE_WAIT_MAX, WriteToken, read_blocks,
+    Batch, DataDir, Disk, Family, Need, PayloadDir, PayloadWriter, Put, RealDisk, ReceiptCursor,
+    Records, RocksStore, Room, Store, TempPayloads, Visit, WRITE_WAIT_MAX, WriteToken, read_blocks,
 };
 pub use verify::{Fault, Progress, VerifyOptions, VerifyReport, verify};
 pub use writer::{Acceptance, Appended, ChainWriter, NewBlock};

@@ -20,6 +20,10 @@ const UPLOADS_OPEN_BYTES: &str = "blyan_chain_uploads_open_bytes";
 const UPLOADS_STORED: &str = "blyan_chain_uploads_stored_total";
 const UPLOADS_REFUSED: &str = "blyan_chain_uploads_refused_total";
 const UPLOAD_BYTES: &str = "blyan_chain_upload_bytes_total";
+const SCRUBBED: &str = "blyan_chain_scrubbed_bytes_total";
+const SCRUB_DAMAGED: &str = "blyan_chain_scrub_damaged_total";
+const SCRUB_REPAIRED: &str = "blyan_chain_scrub_repaired_total";
+const FREE: &str = "blyan_chain_disk_free_bytes";
 const REBUILD: &str = "blyan_chain_index_rebuild_seconds";
 
 /// Describes the metrics; called once by the wiring.
@@ -51,6 +55,7 @@ pub fn describe_metrics() {
         "Time that a synced batch of the chain's database took"
     );
     describe_uploads();
+    describe_disk();
     describe_gauge!(
         REBUILD,
         Unit::Seconds,
@@ -125,4 +130,36 @@ pub(crate) fn written(took: Duration) {
 
 pub(crate) fn rebuilt(took: Duration) {
     gauge!(REBUILD).set(took.as_secs_f64());
+}
+
+fn describe_disk() {
+    describe_counter!(
+        SCRUBBED,
+        Unit::Bytes,
+        "Bytes of payload files that the scrubber read from the disk"
+    );
+    describe_counter!(
+        SCRUB_DAMAGED,
+        Unit::Count,
+        "Damaged payloads that the scrubber found"
+    );
+    describe_counter!(
+        SCRUB_REPAIRED,
+        Unit::Count,
+        "Damaged payloads that the scrubber repaired"
+    );
+    describe_gauge!(FREE, Unit::Bytes, "Room on the disk of the data directory");
+}
+
+pub(crate) fn scrubbed(bytes: u64) {
+    counter!(SCRUBBED).increment(bytes);
+}
+
+pub(crate) fn scrub_found(repaired: bool) {
+    counter!(SCRUB_DAMAGED).increment(1);
+    counter!(SCRUB_REPAIRED).increment(u64::from(repaired));
+}
+
+pub(crate) fn disk_free(bytes: u64) {
+    gauge!(FREE).set(bytes as f64);
 }

@@ -30,6 +30,8 @@ pub enum ErrorCode {
     UploadRefused,
     /// What one key, or all together, may have is used up.
     QuotaExceeded,
+    /// The node's disk is full: it reads, and writes nothing.
+    StorageFull,
     /// The queue is full.
     Overloaded,
     /// The part that must answer is restarting.
@@ -72,6 +74,7 @@ impl ErrorCode {
             | Self::ExpertUnavailable
             | Self::ShuttingDown => 503,
             Self::Timeout => 504,
+            Self::StorageFull => 507,
             Self::SlowReader => 408,
         }
     }
@@ -91,6 +94,7 @@ impl ErrorCode {
             Self::Conflict => "conflict",
             Self::UploadRefused => "upload_refused",
             Self::QuotaExceeded => "quota_exceeded",
+            Self::StorageFull => "storage_full",
             Self::Overloaded => "overloaded",
             Self::Unavailable => "unavailable",
             Self::Quarantined => "quarantined",

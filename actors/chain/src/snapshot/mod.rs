@@ -16,6 +16,7 @@ use blyan_formats::{BlockHash, BlockType, ChainId, PayloadHash, SignedBlock};
 
 pub use folder::Snapshot;
 pub use manifest::SnapshotManifest;
+pub(crate) use restore::replace_by_link;
 pub use restore::{Restored, restore};
 
 use crate::ChainError;

@@ -65,7 +65,7 @@ fn bring_payloads(layout: &DataDir, snapshot: &Snapshot) -> Result<u64, ChainErr
     Ok(brought)
 }
 
-fn replace_by_link(from: &Path, to: &Path) -> io::Result<bool> {
+pub(crate) fn replace_by_link(from: &Path, to: &Path) -> io::Result<bool> {
     let wanted = fs::metadata(from)?;
     match fs::symlink_metadata(to) {
         Ok(there) if (there.dev(), there.ino()) == (wanted.dev(), wanted.ino()) => {

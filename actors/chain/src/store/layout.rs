@@ -42,6 +42,11 @@ impl DataDir {
         self.0.join("doubtful")
     }
 
+    /// Where the scrubber is.
+    pub fn scrub(&self) -> PathBuf {
+        self.0.join("scrub")
+    }
+
     /// Snapshots, each a data directory of its own.
     pub fn snapshots(&self) -> PathBuf {
         self.0.join("snapshots")

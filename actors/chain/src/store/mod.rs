@@ -6,6 +6,7 @@ pub(crate) mod leftovers;
 mod payloads;
 mod records;
 mod rocks;
+mod room;
 
 pub use disk::{Disk, RealDisk};
 pub use layout::DataDir;
@@ -14,6 +15,7 @@ pub use records::{ReceiptCursor, Records, read_blocks};
 pub(crate) use records::{block_hash, index_key};
 pub(crate) use rocks::take_lock;
 pub use rocks::{RocksStore, WRITE_WAIT_MAX};
+pub use room::{Need, Room};
 
 use std::ops::ControlFlow;
 
@@ -154,7 +156,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ChainError::Fenced`] for a token of an older generation; [`ChainError::Busy`] if an older write does not
-    /// end; [`ChainError::NotDurable`] if the write or its sync failed: the store then refuses every further write.
+    /// end; [`ChainError::DiskFull`] before anything is written; [`ChainError::NotDurable`] if the write or its sync failed: the store then refuses every further write.
     fn write(&self, token: WriteToken, batch: &Batch) -> Result<(), ChainError>;
 
     /// Starts the next generation of the writer. From here on every older token is refused.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use blyan_formats::PayloadHash;
 
-use super::{DataDir, Disk};
+use super::{DataDir, Disk, Need, Room};
 use crate::ChainError;
 
 /// What the names of unfinished payload files start with.
@@ -20,6 +20,7 @@ const COMPARE_LEN: usize = 64 * 1024;
 pub struct PayloadDir {
     layout: DataDir,
     disk: Arc<dyn Disk>,
+    room: Room,
     next_temp: AtomicU64,
     /// Whether a file may have got its name since the folder was synced: a sync of a folder costs as much as that of
     /// the database's log, also where nothing has changed.
@@ -39,6 +40,7 @@ impl PayloadDir {
     /// The payload files of a data directory.
     pub fn new(layout: DataDir, disk: Arc<dyn Disk>) -> Self {
         Self {
+            room: Room::new(layout.root()),
             layout,
             disk,
             next_temp: AtomicU64::new(0),
@@ -49,6 +51,11 @@ impl PayloadDir {
     /// The data directory.
     pub fn layout(&self) -> &DataDir {
         &self.layout
+    }
+
+    /// How full the disk is.
+    pub fn room(&self) -> &Room {
+        &self.room
     }
 
     /// Where the payload's file is or would be.
@@ -74,8 +81,9 @@ impl PayloadDir {
     /// Starts a payload file under a temporary name.
     ///
     /// # Errors
-    /// [`ChainError::Io`] if the file cannot be made.
+    /// [`ChainError::DiskFull`]; [`ChainError::Io`] if the file cannot be made.
     pub fn writer(&self) -> Result<PayloadWriter<'_>, ChainError> {
+        self.room.check(Need::Growth)?;
         let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
         let temp = self
             .layout
@@ -137,7 +145,7 @@ impl PayloadDir {
     ///
     /// # Errors
     /// [`ChainError::NotDurable`].
-    pub(super) fn sync_names(&self) -> Result<(), ChainError> {
+    pub(crate) fn sync_names(&self) -> Result<(), ChainError> {
         if !self.unsynced.swap(false, Ordering::SeqCst) {
             return Ok(());
         }

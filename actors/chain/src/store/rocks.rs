@@ -15,7 +15,8 @@ use rocksdb::{
 
 use super::leftovers::finish_interrupted;
 use super::{
-    Batch, DataDir, Disk, Family, PayloadDir, RealDisk, Store, TempPayloads, Visit, WriteToken,
+    Batch, DataDir, Disk, Family, Need, PayloadDir, RealDisk, Room, Store, TempPayloads, Visit,
+    WriteToken,
 };
 use crate::ChainError;
 
@@ -65,7 +66,7 @@ impl RocksStore {
     ///
     /// # Errors
     /// [`ChainError::Held`] if another process has it open for writing; [`ChainError::Damaged`] if the database
-    /// fails its checksums; [`ChainError::Io`]; [`ChainError::NotDurable`].
+    /// fails its checksums; [`ChainError::DiskFull`]; [`ChainError::Io`]; [`ChainError::NotDurable`].
     pub fn open(layout: DataDir) -> Result<Self, ChainError> {
         Self::open_with(layout, Arc::new(RealDisk))
     }
@@ -76,6 +77,7 @@ impl RocksStore {
     /// As [`RocksStore::open`].
     pub fn open_with(layout: DataDir, disk: Arc<dyn Disk>) -> Result<Self, ChainError> {
         make_folders(&layout).map_err(|error| ChainError::io("make the data directory", error))?;
+        Room::new(layout.root()).check_opening()?;
         let lock = take_lock(&layout)?;
         finish_interrupted(&layout)?;
         let db = DB::open_cf_with_opts(&writer_options(), layout.db(), families())
@@ -164,6 +166,7 @@ impl RocksStore {
         if let Some(sealed) = &self.fence.lock().sealed {
             return Err(sealed.clone());
         }
+        self.payloads.room().check(Need::Growth)?;
         let made =
             Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(to));
         made.map_err(|error| database_error("make a checkpoint of the database", &error))
@@ -251,6 +254,15 @@ impl RocksStore {
         })
     }
 
+    fn check_room(&self, batch: &Batch) -> Result<(), ChainError> {
+        let need = if batch.publishes() {
+            Need::Growth
+        } else {
+            Need::Receipts
+        };
+        self.payloads.room().check(need)
+    }
+
     /// Payload files get their names made durable before the headers that name them are written.
     fn write_durably(&self, batch: &Batch) -> Result<(), ChainError> {
         if batch.publishes() {
@@ -321,6 +333,7 @@ impl Store for RocksStore {
         if let Some(sealed) = &fence.sealed {
             return Err(sealed.clone());
         }
+        self.check_room(batch)?;
         if token.generation() != fence.current {
             return Err(ChainError::Fenced {
                 held: token.generation(),
@@ -395,7 +408,9 @@ fn common_options() -> Options {
     options.set_paranoid_checks(true);
     // A torn record at the end of the log is a crash; anything else that does not fit its checksum is damage.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_log_level(LogLevel::Warn);
+    // What goes wrong comes back from the calls. Where RocksDB cannot write a line about it into its LOG, Debian's build
+    // of 7.8 ends the process at the line after. At this level there is none but those of the opening.
+    options.set_log_level(LogLevel::Fatal);
     options
 }
 

@@ -8,6 +8,7 @@ mod flips;
 mod plain;
 mod publish;
 mod rules;
+mod scrub;
 mod snapshots;
 mod store;
 mod support;

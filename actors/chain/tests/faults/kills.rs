@@ -1,0 +1,153 @@
+//! Kills at random moments, on one store for many of them.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::check::{check, follow};
+use crate::double::{Plan, draw};
+use crate::power::Cut;
+use crate::run::{Order, Place};
+use crate::script::Fact;
+
+/// Replays the random moments of an earlier run.
+const SEED_VAR: &str = "BLYAN_TEST_SEED";
+/// How many kills each of the tests makes.
+const KILLS_VAR: &str = "BLYAN_CHAOS";
+const KILLS: u64 = 12;
+/// A fresh store after so many: what is verified each time grows with every round.
+const KILLS_OF_A_STORE: u64 = 25;
+/// One sync in so many fails.
+const FLAKY: u64 = 24;
+
+pub fn seed() -> u64 {
+    let given = std::env::var(SEED_VAR)
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.unwrap().subsec_nanos().into()
+    });
+    println!("{SEED_VAR}={seed}");
+    seed
+}
+
+fn kills() -> u64 {
+    std::env::var(KILLS_VAR)
+        .ok()
+        .and_then(|kills| kills.parse().ok())
+        .unwrap_or(KILLS)
+}
+
+fn time_of_a_round() -> Duration {
+    let place = Place::new();
+    let mut running = place.start(Order::whole(0, Plan::Watch));
+    running.begun();
+    let began = Instant::now();
+    assert!(running.wait().done());
+    began.elapsed()
+}
+
+/// What became of many kills.
+#[derive(Debug, Default)]
+struct Tally {
+    killed: u64,
+    done: u64,
+    refused: u64,
+    facts: usize,
+}
+
+struct Chaos {
+    seed: u64,
+    whole: Duration,
+    plan: fn(u64) -> Plan,
+    cut: Option<fn(u64) -> Cut>,
+    tally: Tally,
+}
+
+impl Chaos {
+    fn new(plan: fn(u64) -> Plan, cut: Option<fn(u64) -> Cut>) -> Self {
+        let (seed, whole, tally) = (seed(), time_of_a_round(), Tally::default());
+        Self {
+            seed,
+            whole,
+            plan,
+            cut,
+            tally,
+        }
+    }
+
+    fn run(mut self) {
+        let kills = kills();
+        let mut first = 0;
+        while first < kills {
+            self.on_one_store(first..kills.min(first + KILLS_OF_A_STORE));
+            first += KILLS_OF_A_STORE;
+        }
+        println!("{:?}, seed {}", self.tally, self.seed);
+        assert!(
+            self.tally.killed > kills / 4,
+            "too few were killed in time: {:?}",
+            self.tally
+        );
+    }
+
+    fn on_one_store(&mut self, rounds: std::ops::Range<u64>) {
+        let (place, mut kept) = (Place::new(), BTreeSet::new());
+        for round in rounds {
+            let survived = self.round(&place, round, &mut kept);
+            survived.unwrap_or_else(|why| panic!("round {round}, seed {}: {why}", self.seed));
+        }
+        self.tally.facts += kept.len();
+    }
+
+    fn round(
+        &mut self,
+        place: &Place,
+        round: u64,
+        kept: &mut BTreeSet<Fact>,
+    ) -> Result<(), String> {
+        let mut running = place.start(Order::whole(round, (self.plan)(draw(self.seed, 2 * round))));
+        running.begun();
+        let share = draw(self.seed, 2 * round + 1) as f64 / u64::MAX as f64;
+        std::thread::sleep(self.whole.mul_f64(share));
+        running.child.kill().map_err(|error| error.to_string())?;
+        let ended = running.wait();
+        ended.orderly()?;
+        self.tally.killed += u64::from(!ended.status.success());
+        self.tally.done += u64::from(ended.done());
+        self.tally.refused += u64::from(ended.status.success() && !ended.done());
+        follow(kept, &ended.said);
+        if let Some(cut) = self.cut {
+            place.take(&place.cut(cut(round)));
+        }
+        check(&place.store(), kept)
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_at_random_loses_nothing() {
+    Chaos::new(|_| Plan::Watch, None).run();
+}
+
+#[test]
+fn a_process_that_is_killed_under_failing_syncs_loses_nothing() {
+    let flaky = |seed| Plan::FlakySyncs {
+        seed,
+        one_in: FLAKY,
+    };
+    Chaos::new(flaky, None).run();
+}
+
+#[test]
+fn a_power_cut_at_random_loses_nothing() {
+    Chaos::new(|_| Plan::Watch, Some(|_| Cut::ForgetsAll)).run();
+}
+
+#[test]
+fn a_power_cut_that_keeps_some_loses_nothing() {
+    let flaky = |seed| Plan::FlakySyncs {
+        seed,
+        one_in: FLAKY,
+    };
+    Chaos::new(flaky, Some(|seed| Cut::ForgetsSome { seed })).run();
+}

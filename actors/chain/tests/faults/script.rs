@@ -1,0 +1,338 @@
+//! What a child does with a data directory, and what it says of it.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use blyan_chain::compose::{Weights, weights_block};
+use blyan_chain::{
+    ChainError, ChainReader, ChainWriter, DataDir, Disk, NewBlock, RealDisk, RocksStore,
+    Store as _, VerifyOptions, snapshot,
+};
+use blyan_formats::bodies::Payload as _;
+use blyan_formats::{BlockHash, BlockType, ManifestBody, TensorBuf, write_tensorblock};
+use blyan_protocol::{Receipt, RequestId};
+
+use crate::check;
+use crate::support::{
+    NOW_MS, TestTensor, acceptance, append_architecture, block_of, key, open_chain, receipt,
+    tensors,
+};
+
+/// Receipts of a round before its snapshot, after it, and after the restore.
+pub const RECEIPTS: [std::ops::Range<u64>; 3] = [0..3, 3..5, 5..6];
+/// Room for the numbers of a round's receipts.
+const ROUND_LEN: u64 = 10;
+
+/// Something that may be lost.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fact {
+    Block(BlockHash),
+    Receipt(u64),
+    Snapshot(String),
+}
+
+/// What a script says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It is acknowledged, or a reader sees it.
+    Holds(Fact),
+    /// A snapshot is being made: it holds what was said before.
+    Snapshotting,
+    /// From now on what came after this snapshot may be gone.
+    Restoring(String),
+    /// The script met an error, and has looked at what a reader sees.
+    Refused(String),
+    /// It is through.
+    Done,
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Holds(Fact::Block(hash)) => write!(f, "said block {hash}"),
+            Self::Holds(Fact::Receipt(number)) => write!(f, "said receipt {number}"),
+            Self::Holds(Fact::Snapshot(id)) => write!(f, "said snapshot {id}"),
+            Self::Snapshotting => f.write_str("said snapshotting"),
+            Self::Restoring(id) => write!(f, "said restoring {id}"),
+            Self::Refused(why) => write!(f, "said refused {why}"),
+            Self::Done => f.write_str("said done"),
+        }
+    }
+}
+
+impl FromStr for Said {
+    type Err = ();
+
+    fn from_str(line: &str) -> Result<Self, ()> {
+        let (_, said) = line.split_once("said ").ok_or(())?;
+        let (what, of) = said.split_once(' ').unwrap_or((said, ""));
+        Ok(match what {
+            "block" => Self::Holds(Fact::Block(of.parse().map_err(|_| ())?)),
+            "receipt" => Self::Holds(Fact::Receipt(of.parse().map_err(|_| ())?)),
+            "snapshot" => Self::Holds(Fact::Snapshot(of.to_owned())),
+            "snapshotting" => Self::Snapshotting,
+            "restoring" => Self::Restoring(of.to_owned()),
+            "refused" => Self::Refused(of.to_owned()),
+            "done" => Self::Done,
+            _ => return Err(()),
+        })
+    }
+}
+
+/// How far a script goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// To its end.
+    End,
+    /// To the first receipts, with the store open.
+    Receipts,
+}
+
+/// A disk that leaves out one kind of sync and says that it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lazy {
+    Nothing,
+    Files,
+    Dirs,
+}
+
+impl Disk for Lazy {
+    fn sync_file(&self, file: &File) -> io::Result<()> {
+        if *self == Self::Files {
+            Ok(())
+        } else {
+            RealDisk.sync_file(file)
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        if *self == Self::Dirs {
+            Ok(())
+        } else {
+            RealDisk.sync_dir(dir)
+        }
+    }
+
+    fn write_batch(&self, write: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        RealDisk.write_batch(write)
+    }
+}
+
+/// One round on the store in a directory.
+pub struct Script<'a> {
+    pub dir: &'a Path,
+    /// Makes blocks and receipts of its own.
+    pub round: u64,
+    pub until: Until,
+    pub disk: Lazy,
+    /// Hears what holds, as soon as it does.
+    pub say: &'a dyn Fn(Said),
+}
+
+impl Script<'_> {
+    /// Import, blocks of this round, receipts, snapshot, receipts, restore, receipts. After an error it says what a
+    /// reader of the same store sees.
+    pub fn run(&self) {
+        match self.rounds() {
+            Ok(()) => (self.say)(Said::Done),
+            Err(error) => (self.say)(Said::Refused(error.to_string())),
+        }
+    }
+
+    fn rounds(&self) -> Result<(), ChainError> {
+        let store = self.open()?;
+        let done = self.before_restore(&store);
+        self.look(&store);
+        drop(store);
+        if done? == Until::Receipts {
+            return Ok(());
+        }
+        let layout = DataDir::new(self.dir);
+        let newest = snapshot::find(&layout, None)?;
+        (self.say)(Said::Restoring(newest.id.clone()));
+        check::while_held(|| snapshot::restore(&layout, &newest, VerifyOptions::default()))?;
+        let store = self.open()?;
+        self.look(&store);
+        let chain = open_chain(Arc::clone(&store), &key(1))?;
+        let done = self.record(&chain, 2);
+        self.look(&store);
+        done
+    }
+
+    fn open(&self) -> Result<Arc<RocksStore>, ChainError> {
+        match self.disk {
+            Lazy::Nothing => check::open(self.dir),
+            lazy => RocksStore::open_with(DataDir::new(self.dir), Arc::new(lazy)).map(Arc::new),
+        }
+    }
+
+    fn before_restore(&self, store: &Arc<RocksStore>) -> Result<Until, ChainError> {
+        self.look(store);
+        let chain = self.append(store)?;
+        self.record(&chain, 0)?;
+        if self.until == Until::Receipts {
+            // The store stays open: closing it would sync what the log was to hold.
+            std::mem::forget(chain);
+            return Ok(Until::Receipts);
+        }
+        (self.say)(Said::Snapshotting);
+        let made = snapshot::create(store, NOW_MS + self.round)?;
+        self.holds(Fact::Snapshot(made.id));
+        self.record(&chain, 1)?;
+        Ok(Until::End)
+    }
+
+    /// The import, as `blyan import` makes it, and two blocks of this round.
+    fn append(&self, store: &Arc<RocksStore>) -> Result<ChainWriter<RocksStore>, ChainError> {
+        let mut chain = open_chain(Arc::clone(store), &key(1))?;
+        self.holds(Fact::Block(chain.index().genesis().unwrap()));
+        let architecture = append_architecture(&mut chain, &key(1))?;
+        self.holds(Fact::Block(architecture));
+        let mut blocks = Vec::new();
+        for tensor in tensors() {
+            store.payloads().put(tensor.payload, &tensor.bytes)?;
+            blocks.push(block_of(&chain, &tensor, architecture, &key(1))?);
+        }
+        for batch in blocks.chunks(8) {
+            self.append_all(&mut chain, batch)?;
+        }
+        self.publish(&mut chain, architecture, &blocks)?;
+        let new = self.blocks_of_round(&chain, architecture)?;
+        self.append_all(&mut chain, &new)?;
+        Ok(chain)
+    }
+
+    fn append_all(
+        &self,
+        chain: &mut ChainWriter<RocksStore>,
+        blocks: &[NewBlock],
+    ) -> Result<(), ChainError> {
+        let appended = chain.append_all(blocks, acceptance(&key(1)))?;
+        appended
+            .iter()
+            .for_each(|block| self.holds(Fact::Block(block.hash)));
+        Ok(())
+    }
+
+    fn publish(
+        &self,
+        chain: &mut ChainWriter<RocksStore>,
+        architecture: BlockHash,
+        blocks: &[NewBlock],
+    ) -> Result<(), ChainError> {
+        let entry = |new: &NewBlock| (new.block.header.expert_name.unwrap(), new.block.hash());
+        let entries = blocks.iter().map(entry).collect();
+        let body = ManifestBody {
+            architecture,
+            entries,
+        }
+        .to_payload()
+        .unwrap();
+        let manifest = chain.append_meta(BlockType::Manifest, body, NOW_MS, &key(1), NOW_MS)?;
+        self.holds(Fact::Block(manifest));
+        Ok(())
+    }
+
+    fn blocks_of_round(
+        &self,
+        chain: &ChainWriter<RocksStore>,
+        meta_ref: BlockHash,
+    ) -> Result<Vec<NewBlock>, ChainError> {
+        let experts = tensors()
+            .into_iter()
+            .filter(|tensor| tensor.name.expert().is_some());
+        let new = experts.take(2).map(|tensor| self.tensor_of_round(&tensor));
+        new.map(|tensor| {
+            chain
+                .store()
+                .payloads()
+                .put(tensor.payload, &tensor.bytes)?;
+            let weights = Weights {
+                name: tensor.name,
+                payload: tensor.payload,
+                payload_len: tensor.bytes.len() as u64,
+                meta_ref,
+                parents: Vec::new(),
+                supersedes: Vec::new(),
+            };
+            weights_block(chain.index(), weights, NOW_MS + self.round, &key(1))
+        })
+        .collect()
+    }
+
+    /// Other values for a tensor than any other round has.
+    fn tensor_of_round(&self, of: &TestTensor) -> TestTensor {
+        let (rows, cols) = crate::support::architecture()
+            .tensor_shape(&of.name)
+            .unwrap();
+        let (rows, cols) = (
+            usize::try_from(rows).unwrap(),
+            usize::try_from(cols).unwrap(),
+        );
+        let first = self.round as f32 + 1.0;
+        let values = (0..rows * cols).map(|at| first + at as f32).collect();
+        let tensor = TensorBuf::fp32(rows, cols, values).unwrap();
+        let mut bytes = Vec::new();
+        let written = write_tensorblock(&tensor.as_tensor(), &mut bytes).unwrap();
+        TestTensor {
+            name: of.name,
+            payload: written.payload_hash,
+            bytes,
+        }
+    }
+
+    fn record(&self, chain: &ChainWriter<RocksStore>, part: usize) -> Result<(), ChainError> {
+        for number in RECEIPTS[part].clone() {
+            let number = self.round * ROUND_LEN + number;
+            chain.record_receipts(&[receipt_of(number)])?;
+            self.holds(Fact::Receipt(number));
+        }
+        Ok(())
+    }
+
+    /// Says what a reader of the store sees; a store that cannot be read shows nothing.
+    fn look(&self, store: &Arc<RocksStore>) {
+        if let Ok(reader) = ChainReader::open(Arc::clone(store)) {
+            self.look_with(&reader);
+        }
+    }
+
+    fn look_with(&self, reader: &ChainReader<RocksStore>) {
+        let seen = blyan_chain::Records(&**reader.store())
+            .blocks()
+            .unwrap_or_default();
+        seen.into_iter()
+            .for_each(|(hash, _)| self.holds(Fact::Block(hash)));
+        for number in self.round * ROUND_LEN..(self.round + 1) * ROUND_LEN {
+            if let Ok(Some(_)) = reader.receipt(&request_of(number)) {
+                self.holds(Fact::Receipt(number));
+            }
+        }
+    }
+
+    fn holds(&self, fact: Fact) {
+        (self.say)(Said::Holds(fact));
+    }
+}
+
+/// The request with this number.
+pub fn request_of(number: u64) -> RequestId {
+    let mut id = [7; 16];
+    id[8..].copy_from_slice(&number.to_be_bytes());
+    RequestId::from_random(id)
+}
+
+fn receipt_of(number: u64) -> Receipt {
+    Receipt {
+        request_id: request_of(number),
+        ..receipt(1, NOW_MS + number)
+    }
+}
