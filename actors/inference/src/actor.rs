@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::core::{Drawn, Fenced, Owner, PlannedRow, ReplicaId, RowDone, SequenceId};
 use crate::kv::KvSlot;
 use crate::serving::Serving;
-use crate::step::{Logits, StepError, StepOutput, StepRow};
+use crate::step::{Logits, StepEngine, StepError, StepOutput, StepRow};
 use crate::table::Plan;
 use crate::{metrics, sampler};
 
@@ -136,17 +136,14 @@ impl InferenceActor {
             });
         }
         self.probe.hit(&self.name);
-        let plan = self
-            .serving
-            .table
-            .plan(self.owner, self.serving.step_shape())?;
-        if plan.rows.is_empty() {
+        let shape = |engine: &dyn StepEngine| self.serving.step_shape(engine);
+        let Some(plan) = self.serving.table.plan(self.owner, shape)? else {
             return Ok(if short_of_memory {
                 Next::AfterPause
             } else {
                 Next::WhenWoken
             });
-        }
+        };
         self.step(&plan)?;
         Ok(Next::Again)
     }
@@ -159,8 +156,8 @@ impl InferenceActor {
             .slots_per_replica
             .saturating_sub(self.slots.len());
         let mut short = false;
-        for (id, context) in self.serving.table.pull(self.owner, free)? {
-            match self.serving.engine.new_slot(context) {
+        for (id, context, edition) in self.serving.table.pull(self.owner, free)? {
+            match edition.engine.new_slot(context) {
                 Ok(slot) => {
                     self.slots.insert(id, slot);
                 }
@@ -181,7 +178,7 @@ impl InferenceActor {
     }
 
     fn step(&mut self, plan: &Plan) -> Result<(), Fenced> {
-        let epoch = self.serving.health.epoch();
+        let epoch = plan.edition.health.epoch();
         let began = Instant::now();
         let outcome = self.compute(plan);
         let took = began.elapsed();
@@ -193,7 +190,7 @@ impl InferenceActor {
             Err(error) => {
                 metrics::step_failed(self.owner.replica, reason(&error));
                 tracing::warn!(replica = %self.name, rows = plan.rows.len(), %error, "a step failed");
-                self.failed(&plan.rows, error, epoch)
+                self.failed(plan, error, epoch)
             }
         }
     }
@@ -214,7 +211,7 @@ impl InferenceActor {
                 "a planned sequence has no memory here".to_owned(),
             ));
         }
-        self.serving.engine.step(&mut rows, &plan.terminate)
+        plan.edition.engine.step(&mut rows, &plan.terminate)
     }
 
     fn publish(
@@ -242,10 +239,10 @@ impl InferenceActor {
     }
 
     /// `epoch` is that of the experts' health before the step.
-    fn failed(&self, rows: &[PlannedRow], error: StepError, epoch: u64) -> Result<(), Fenced> {
+    fn failed(&self, plan: &Plan, error: StepError, epoch: u64) -> Result<(), Fenced> {
         let table = &self.serving.table;
         match error {
-            StepError::Expert(LeaseError::Corrupt { .. }) => self.corrupt(rows, epoch),
+            StepError::Expert(LeaseError::Corrupt { .. }) => self.corrupt(plan, epoch),
             StepError::Expert(LeaseError::TooLarge { name, .. }) => {
                 table.lease_failed(self.owner, &unavailable(name), true)
             }
@@ -262,10 +259,10 @@ impl InferenceActor {
 
     /// Ends the rows that need what is corrupt; the others are computed again without it. If the step has found
     /// nothing new, trying again would find it again: then it counts as failed.
-    fn corrupt(&self, rows: &[PlannedRow], epoch: u64) -> Result<(), Fenced> {
-        let health = &self.serving.health;
+    fn corrupt(&self, plan: &Plan, epoch: u64) -> Result<(), Fenced> {
+        let health = &plan.edition.health;
         let blocked = |row: &PlannedRow| health.blocker(row.top_k).map(|error| (row.id, error));
-        let failed: Vec<_> = rows.iter().filter_map(blocked).collect();
+        let failed: Vec<_> = plan.rows.iter().filter_map(blocked).collect();
         if failed.is_empty() && health.epoch() == epoch {
             return self.serving.table.step_failed(self.owner);
         }

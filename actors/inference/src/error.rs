@@ -18,6 +18,9 @@ pub enum InferenceError {
     /// The architecture's tokenizer cannot be built.
     #[error("the tokenizer cannot be built: {0}")]
     Tokenizer(String),
+    /// A model of another architecture cannot take over while its predecessor answers.
+    #[error("the model has another architecture than the one that answers")]
+    OtherArchitecture,
     /// A text could not be turned into tokens.
     #[error("the text cannot be tokenised: {0}")]
     Encode(String),
@@ -37,7 +40,9 @@ impl InferenceError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Config { .. } | Self::Encode(_) | Self::Request(_) => ErrorClass::Rejected,
+            Self::Config { .. } | Self::OtherArchitecture | Self::Encode(_) | Self::Request(_) => {
+                ErrorClass::Rejected
+            }
             Self::Tokenizer(_) | Self::NoLogits => ErrorClass::Fatal,
             Self::Step(StepError::Expert(blyan_protocol::LeaseError::Corrupt { .. })) => {
                 ErrorClass::Corrupt

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blyan_formats::TensorName;
-use blyan_protocol::{ChatEvent, ChatRequest, ErrorCode, ModelId, PublicError};
+use blyan_protocol::{ChatEvent, ChatRequest, ErrorCode, ModelDescription, ModelId, PublicError};
 use blyan_supervisors::{CallError, ChildRef, ChildSpec, ChildState};
 use tokio::sync::mpsc;
 
 use crate::actor::{InferenceActor, Wake};
 use crate::core::{NewSequence, Refusal, ReplicaId, SequenceId};
+pub use crate::edition::Retired;
 use crate::error::InferenceError;
 use crate::serving::{Parts, Serving};
+use crate::step::StepEngine;
 use crate::table::SequenceTable;
 use crate::tokenizer::{ChatTokenizer, Transcript};
 use crate::usage::ExpertUsage;
@@ -86,19 +88,15 @@ impl InferenceHandle {
     }
 
     fn admit(&self, request: ChatRequest, within: Duration) -> Result<ChatStream, PublicError> {
-        let Serving {
-            config,
-            experts,
-            health,
-            table,
-            ..
-        } = &*self.serving;
-        validate::validate(&request, experts, config.input_bytes_max)?;
+        let Serving { config, table, .. } = &*self.serving;
+        let edition = self.serving.edition.load_full();
+        let experts = edition.shape();
+        validate::validate(&request, &experts, config.input_bytes_max)?;
         let default_top_k = config
             .top_k_experts_default
             .unwrap_or(u32::from(experts.per_layer));
         let top_k = request.top_k_experts.unwrap_or(default_top_k);
-        if let Some(error) = health.blocker(top_k) {
+        if let Some(error) = edition.health.blocker(top_k) {
             return Err(error);
         }
         self.ready()?;
@@ -115,7 +113,7 @@ impl InferenceHandle {
             ),
             deadline: table.deadline(within.min(config.request_timeout())),
         };
-        let (id, events) = table.submit(request.id, new).map_err(refused)?;
+        let (id, events) = table.submit(request.id, edition, new).map_err(refused)?;
         Ok(ChatStream {
             events,
             canceller: Canceller {
@@ -162,10 +160,23 @@ impl InferenceHandle {
         Err(soonest.map_or_else(|| unavailable(DOWN_RETRY_MS), down))
     }
 
-    /// The model that answers.
+    /// The model that answers new requests.
     #[must_use]
     pub fn model(&self) -> ModelId {
-        self.serving.model
+        self.serving.edition.load().model
+    }
+
+    /// Lets another model of the same architecture answer from now on. Every answer that was begun before ends as it
+    /// began, and names the model that it began with.
+    ///
+    /// # Errors
+    /// [`InferenceError::OtherArchitecture`].
+    pub fn change_model(
+        &self,
+        model: &ModelDescription,
+        engine: Arc<dyn StepEngine>,
+    ) -> Result<Retired, InferenceError> {
+        self.serving.change_model(model, engine)
     }
 
     /// What an expert has done since the node was started.

@@ -40,6 +40,10 @@ impl ExpertHealth {
         }
     }
 
+    pub(crate) const fn shape(&self) -> ExpertShape {
+        self.shape
+    }
+
     pub(crate) fn epoch(&self) -> u64 {
         self.table.corruption_epoch()
     }

@@ -4,6 +4,7 @@ pub mod actor;
 mod clock;
 pub mod config;
 pub mod core;
+mod edition;
 pub mod engine;
 pub mod error;
 pub mod graph;

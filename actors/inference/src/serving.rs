@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use blyan_formats::bodies::ExpertShape;
-use blyan_protocol::{ExpertTable, ModelDescription, ModelId, ReceiptSink};
+use blyan_protocol::{ExpertTable, ModelDescription, ReceiptSink};
+use parking_lot::Mutex;
 
 use crate::config::InferenceConfig;
 use crate::core::{Limits, StepShape};
+use crate::edition::{Edition, Retired};
 use crate::error::InferenceError;
-use crate::health::ExpertHealth;
 use crate::step::StepEngine;
 use crate::table::{SequenceTable, TableParts};
 use crate::tokenizer::ChatTokenizer;
@@ -31,12 +33,13 @@ pub struct Parts {
 /// Shared by replicas and handles; outlives all restarts.
 pub struct Serving {
     pub(crate) config: InferenceConfig,
-    pub(crate) model: ModelId,
-    pub(crate) experts: ExpertShape,
     pub(crate) context: usize,
     pub(crate) tokenizer: ChatTokenizer,
-    pub(crate) engine: Arc<dyn StepEngine>,
-    pub(crate) health: ExpertHealth,
+    /// What answers new requests.
+    pub(crate) edition: ArcSwap<Edition>,
+    /// One change at a time.
+    changing: Mutex<()>,
+    experts: Arc<dyn ExpertTable>,
     pub(crate) table: Arc<SequenceTable>,
     pub(crate) usage: Arc<UsageBook>,
 }
@@ -61,7 +64,6 @@ impl Serving {
         check_default_top_k(&config, &model.architecture.experts)?;
         let usage = Arc::new(UsageBook::default());
         let table = SequenceTable::new(TableParts {
-            model: model.id,
             limits: Limits {
                 admitted_max: config.admitted_max(),
                 slow_reader: config.slow_reader_timeout(),
@@ -76,11 +78,10 @@ impl Serving {
                 .context_max_tokens
                 .min(model.architecture.context as usize),
             config,
-            model: model.id,
-            experts: model.architecture.experts,
             tokenizer: ChatTokenizer::new(&model.architecture)?,
-            engine,
-            health: ExpertHealth::new(&model, experts),
+            edition: ArcSwap::new(Edition::new(0, &model, engine, Arc::clone(&experts))),
+            changing: Mutex::default(),
+            experts,
             table,
             usage,
         }))
@@ -92,13 +93,31 @@ impl Serving {
         &self.table
     }
 
-    pub(crate) fn step_shape(&self) -> StepShape {
+    /// Lets `model` answer from now on; what was begun before ends as it began.
+    ///
+    /// # Errors
+    /// [`InferenceError::OtherArchitecture`].
+    pub(crate) fn change_model(
+        &self,
+        model: &ModelDescription,
+        engine: Arc<dyn StepEngine>,
+    ) -> Result<Retired, InferenceError> {
+        let _one = self.changing.lock();
+        let before = self.edition.load();
+        let same = before.shape() == model.architecture.experts
+            && before.engine.vocabulary() == engine.vocabulary();
+        if !same {
+            return Err(InferenceError::OtherArchitecture);
+        }
+        let experts = Arc::clone(&self.experts);
+        let next = Edition::new(before.number + 1, model, engine, experts);
+        Ok(Retired(self.edition.swap(next)))
+    }
+
+    pub(crate) fn step_shape(&self, engine: &dyn StepEngine) -> StepShape {
         StepShape {
-            rows_max: self.engine.rows_max().min(self.config.slots_per_replica),
-            chunk_max: self
-                .engine
-                .chunk_max()
-                .min(self.config.prefill_chunk_tokens),
+            rows_max: engine.rows_max().min(self.config.slots_per_replica),
+            chunk_max: engine.chunk_max().min(self.config.prefill_chunk_tokens),
         }
     }
 }

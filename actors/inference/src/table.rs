@@ -19,9 +19,10 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::core::{
     Effect, Ended, Ending, Fenced, Limits, Moment, NewSequence, Owner, PlannedRow, Refusal,
-    ReplicaId, RowDone, Scheduler, SequenceId, StepShape,
+    ReplicaId, RowDone, Scheduler, SequenceId, StepShape, Turn,
 };
-use crate::step::Terminate;
+use crate::edition::Edition;
+use crate::step::{StepEngine, Terminate};
 use crate::{metrics, receipts, usage::UsageBook};
 
 /// How often the table asks whether a replica will come back while sequences wait and none is there.
@@ -32,8 +33,6 @@ type Absence = Box<dyn Fn() -> Option<PublicError> + Send + Sync>;
 
 /// Everything that stays the same while the table lives.
 pub struct TableParts {
-    /// The model that answers.
-    pub model: ModelId,
     /// Bounds of the scheduling.
     pub limits: Limits,
     /// Events that a stream keeps for its reader.
@@ -66,6 +65,8 @@ struct Inner {
 /// Where a sequence's events go.
 struct Outlet {
     request: RequestId,
+    /// What it is computed with, whoever does it.
+    edition: Arc<Edition>,
     events: mpsc::Sender<ChatEvent>,
     /// Kept for the last event, which therefore never waits for the reader.
     last: OwnedPermit<ChatEvent>,
@@ -84,12 +85,30 @@ impl Outlet {
 struct Post {
     wake: Arc<Notify>,
     terminate: Terminate,
+    /// The edition of the last step: with several, they take turns.
+    turn: u64,
 }
 
 /// The next step of a replica.
 pub(crate) struct Plan {
     pub(crate) rows: Vec<PlannedRow>,
+    /// That of every row.
+    pub(crate) edition: Arc<Edition>,
     pub(crate) terminate: Terminate,
+}
+
+impl Inner {
+    /// The editions of the sequences that `owner` computes, the one after that of its last step first.
+    fn editions(&self, owner: Owner) -> Result<Vec<Arc<Edition>>, Fenced> {
+        let last = self.posts.get(&owner.replica).map_or(0, |post| post.turn);
+        let owned = self.core.owned(owner)?;
+        let outlets = owned.iter().filter_map(|id| self.outlets.get(id));
+        let editions: BTreeMap<_, _> = outlets
+            .map(|outlet| (outlet.edition.number, &outlet.edition))
+            .collect();
+        let after = editions.range(last + 1..).chain(editions.range(..=last));
+        Ok(after.map(|(_, edition)| Arc::clone(edition)).collect())
+    }
 }
 
 impl SequenceTable {
@@ -134,6 +153,7 @@ impl SequenceTable {
     pub(crate) fn submit(
         &self,
         request: RequestId,
+        edition: Arc<Edition>,
         new: NewSequence,
     ) -> Result<(SequenceId, mpsc::Receiver<ChatEvent>), Refusal> {
         let (prompt_tokens, max_tokens) = (new.prompt.len() as u32, new.max_new);
@@ -151,6 +171,7 @@ impl SequenceTable {
             id,
             Outlet {
                 request,
+                edition,
                 events,
                 last,
                 awaited: false,
@@ -179,6 +200,7 @@ impl SequenceTable {
         let post = Post {
             wake: Arc::clone(&wake),
             terminate: Terminate::default(),
+            turn: 0,
         };
         if let Some(old) = inner.posts.insert(owner.replica, post) {
             old.terminate.set();
@@ -239,45 +261,76 @@ impl SequenceTable {
         self.inner.lock().core.owned(owner)
     }
 
+    /// Sequences that are `owner`'s from now on, with the tokens that each may come to have and what computes it.
     pub(crate) fn pull(
         &self,
         owner: Owner,
         free: usize,
-    ) -> Result<Vec<(SequenceId, usize)>, Fenced> {
-        self.inner.lock().core.pull(owner, free)
+    ) -> Result<Vec<(SequenceId, usize, Arc<Edition>)>, Fenced> {
+        let mut inner = self.inner.lock();
+        let pulled = inner.core.pull(owner, free)?;
+        let with_edition = |(id, context)| {
+            let outlet = inner.outlets.get(&id)?;
+            Some((id, context, Arc::clone(&outlet.edition)))
+        };
+        Ok(pulled.into_iter().filter_map(with_edition).collect())
     }
 
     pub(crate) fn give_back(&self, owner: Owner, id: SequenceId) -> Result<(), Fenced> {
         self.inner.lock().core.give_back(owner, id)
     }
 
-    pub(crate) fn plan(&self, owner: Owner, shape: StepShape) -> Result<Plan, Fenced> {
+    /// The next step of `owner`: rows of one edition, `None` where there is nothing to do. Of several editions the next
+    /// one has its turn.
+    pub(crate) fn plan(
+        &self,
+        owner: Owner,
+        shape: impl Fn(&dyn StepEngine) -> StepShape,
+    ) -> Result<Option<Plan>, Fenced> {
         let mut inner = self.inner.lock();
-        let Inner {
-            core,
-            outlets,
-            posts,
-        } = &mut *inner;
-        let full = RefCell::new(Vec::new());
-        let has_room = |id| {
-            let room = outlets
-                .get(&id)
-                .is_some_and(|outlet| outlet.events.capacity() > 0);
-            if !room {
-                full.borrow_mut().push(id);
+        for edition in inner.editions(owner)? {
+            let rows = self.rows_of(&mut inner, owner, &edition, shape(&*edition.engine))?;
+            if rows.is_empty() {
+                continue;
             }
-            room
-        };
-        let rows = core.plan(owner, shape, self.clock.now(), has_room)?;
-        let terminate = Terminate::default();
-        if let Some(post) = posts.get_mut(&owner.replica) {
-            post.terminate = terminate.clone();
+            let terminate = Terminate::default();
+            if let Some(post) = inner.posts.get_mut(&owner.replica) {
+                post.terminate = terminate.clone();
+                post.turn = edition.number;
+            }
+            self.expiry_moved.notify_one();
+            return Ok(Some(Plan {
+                rows,
+                edition,
+                terminate,
+            }));
         }
+        self.expiry_moved.notify_one();
+        Ok(None)
+    }
+
+    fn rows_of(
+        &self,
+        inner: &mut Inner,
+        owner: Owner,
+        edition: &Arc<Edition>,
+        shape: StepShape,
+    ) -> Result<Vec<PlannedRow>, Fenced> {
+        let Inner { core, outlets, .. } = inner;
+        let full = RefCell::new(Vec::new());
+        let turn = |id| match outlets.get(&id) {
+            Some(outlet) if outlet.edition.number != edition.number => Turn::Later,
+            Some(outlet) if outlet.events.capacity() > 0 => Turn::Now,
+            _ => {
+                full.borrow_mut().push(id);
+                Turn::ReaderFull
+            }
+        };
+        let rows = core.plan(owner, shape, self.clock.now(), turn)?;
         for id in full.into_inner() {
             self.await_room(outlets, id);
         }
-        self.expiry_moved.notify_one();
-        Ok(Plan { rows, terminate })
+        Ok(rows)
     }
 
     pub(crate) fn publish(
@@ -353,9 +406,10 @@ impl SequenceTable {
             return;
         };
         self.parts.usage.count_request(ended.expert_tokens.keys());
-        let receipt = self.receipt(outlet.request, &ended);
+        let model = outlet.edition.model;
+        let receipt = self.receipt(outlet.request, model, &ended);
         metrics::request_ended(&ended, &receipt.outcome);
-        let last = self.last_event(outlet.request, ended);
+        let last = last_event(outlet.request, model, ended);
         let farewell =
             receipts::bid_farewell(Arc::clone(&self.parts.receipts), receipt, last, outlet.last);
         let table = Weak::clone(&self.this);
@@ -375,7 +429,7 @@ impl SequenceTable {
         self.settled.notify_waiters();
     }
 
-    fn receipt(&self, request_id: RequestId, ended: &Ended) -> Receipt {
+    fn receipt(&self, request_id: RequestId, model_id: ModelId, ended: &Ended) -> Receipt {
         let outcome = match &ended.ending {
             Ending::Finished(FinishReason::Cancelled) => Outcome::Cancelled,
             Ending::Finished(_) => Outcome::Finished,
@@ -387,27 +441,13 @@ impl SequenceTable {
             .map(|(name, tokens)| (name.to_string(), *tokens));
         Receipt {
             request_id,
-            model_id: self.parts.model,
+            model_id,
             outcome,
             tokens_in: ended.usage.prompt_tokens,
             tokens_out: ended.usage.completion_tokens,
             experts: experts.collect(),
             admitted_ms: self.clock.unix_ms(ended.admitted),
             ended_ms: self.clock.unix_ms(ended.ended),
-        }
-    }
-
-    fn last_event(&self, id: RequestId, ended: Ended) -> ChatEvent {
-        match ended.ending {
-            Ending::Failed(error) => ChatEvent::Failed(error),
-            Ending::Finished(finish_reason) => ChatEvent::Ended(ChatSummary {
-                id,
-                model: self.parts.model,
-                finish_reason,
-                usage: ended.usage,
-                experts: ended.experts,
-                timing: ended.timing,
-            }),
         }
     }
 
@@ -476,6 +516,20 @@ impl Drop for SequenceTable {
     /// Ends the task that keeps the time.
     fn drop(&mut self) {
         self.expiry_moved.notify_one();
+    }
+}
+
+fn last_event(id: RequestId, model: ModelId, ended: Ended) -> ChatEvent {
+    match ended.ending {
+        Ending::Failed(error) => ChatEvent::Failed(error),
+        Ending::Finished(finish_reason) => ChatEvent::Ended(ChatSummary {
+            id,
+            model,
+            finish_reason,
+            usage: ended.usage,
+            experts: ended.experts,
+            timing: ended.timing,
+        }),
     }
 }
 

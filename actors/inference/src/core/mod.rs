@@ -18,7 +18,7 @@ use blyan_protocol::TokenEvent;
 use blyan_supervisors::Generation;
 
 pub use account::{Ended, Ending, Phase};
-pub use plan::{Drawn, PlannedRow, RowDone, StepShape};
+pub use plan::{Drawn, PlannedRow, RowDone, StepShape, Turn};
 pub use scheduler::Scheduler;
 pub use sequence::NewSequence;
 

@@ -17,6 +17,17 @@ pub struct StepShape {
     pub chunk_max: usize,
 }
 
+/// What a step may do with a sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Compute it.
+    Now,
+    /// Read more of its prompt; its reader has no room for a token, so where the prompt ends it pauses.
+    ReaderFull,
+    /// Leave it to another step: this one computes with another model.
+    Later,
+}
+
 /// One sequence's share of the next step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedRow {

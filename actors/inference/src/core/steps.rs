@@ -11,11 +11,12 @@ use super::plan::{Candidate, pick};
 use super::scheduler::{InFlight, Scheduler};
 use super::{
     Drawn, Effect, Fenced, Moment, Owner, PlannedRow, ReplicaId, RowDone, SequenceId, StepShape,
+    Turn,
 };
 
 impl Scheduler {
-    /// The rows of `owner`'s next step, in the order of their ids; empty when there is nothing to do. `has_room` says
-    /// whether a sequence's reader can take one more token; without, the sequence pauses.
+    /// The rows of `owner`'s next step, in the order of their ids; empty when there is nothing to do. `turn` says what
+    /// the step may do with a sequence.
     ///
     /// # Errors
     /// [`Fenced`].
@@ -24,10 +25,10 @@ impl Scheduler {
         owner: Owner,
         shape: StepShape,
         now: Moment,
-        has_room: impl Fn(SequenceId) -> bool,
+        turn: impl Fn(SequenceId) -> Turn,
     ) -> Result<Vec<PlannedRow>, Fenced> {
         self.current(owner)?;
-        let candidates = self.candidates(owner, shape.chunk_max, now, has_room);
+        let candidates = self.candidates(owner, shape.chunk_max, now, turn);
         let picked = pick(candidates, shape.rows_max);
         let step = self.next_step(owner.replica);
         let rows: Vec<_> = picked
@@ -118,7 +119,7 @@ impl Scheduler {
         owner: Owner,
         chunk_max: usize,
         now: Moment,
-        has_room: impl Fn(SequenceId) -> bool,
+        turn: impl Fn(SequenceId) -> Turn,
     ) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (id, sequence) in &mut self.sequences {
@@ -126,11 +127,14 @@ impl Scheduler {
             let Some(run) = sequence.run.as_mut().filter(|run| run.owner == owner) else {
                 continue;
             };
-            if pending <= chunk_max && !has_room(*id) {
-                run.paused_since.get_or_insert(now);
-                continue;
+            match turn(*id) {
+                Turn::Later => continue,
+                Turn::ReaderFull if pending <= chunk_max => {
+                    run.paused_since.get_or_insert(now);
+                    continue;
+                }
+                Turn::ReaderFull | Turn::Now => run.paused_since = None,
             }
-            run.paused_since = None;
             let last_step = run.last_step;
             candidates.push(Candidate {
                 id: *id,

@@ -282,9 +282,11 @@ impl World {
             return;
         }
         let not_reading = self.not_reading.clone();
-        let planned = self.core.plan(self.owner(replica), SHAPE, self.now, |id| {
-            !not_reading.contains(&id)
-        });
+        let turn = |id| match not_reading.contains(&id) {
+            true => Turn::ReaderFull,
+            false => Turn::Now,
+        };
+        let planned = self.core.plan(self.owner(replica), SHAPE, self.now, turn);
         let Ok(planned) = planned else {
             return assert!(!self.workers[&replica].alive);
         };
@@ -345,7 +347,7 @@ impl World {
         assert_eq!(self.core.replica_lost(stale, self.now), Vec::new());
         assert_eq!(self.core.pull(stale, SLOTS), Err(Fenced));
         assert_eq!(
-            self.core.plan(stale, SHAPE, self.now, |_| true),
+            self.core.plan(stale, SHAPE, self.now, |_| Turn::Now),
             Err(Fenced)
         );
         assert_eq!(

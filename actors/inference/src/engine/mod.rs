@@ -149,6 +149,16 @@ impl Engine {
         Ok(engine)
     }
 
+    /// The engine with the key/value memory of `other`, whose place it takes: one bound holds for both while both answer.
+    /// Where the models' shapes differ it keeps its own.
+    #[must_use]
+    pub fn sharing_memory_of(mut self, other: &Self) -> Self {
+        if self.shape.kv() == other.shape.kv() {
+            self.pool = other.pool.clone();
+        }
+        self
+    }
+
     /// The bound on key/value memory and what is used of it.
     #[must_use]
     pub fn kv_pool(&self) -> &KvPool {

@@ -342,7 +342,7 @@ fn payload(name: TensorName) -> PayloadHash {
     PayloadHash::of_bytes(name.to_string().as_bytes())
 }
 
-fn model() -> ModelDescription {
+pub fn model() -> ModelDescription {
     let architecture = architecture();
     let entries = architecture.tensor_names().map(|name| {
         let entry = ModelEntry {

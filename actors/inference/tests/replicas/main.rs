@@ -5,6 +5,7 @@
 
 mod answers;
 mod cancels;
+mod editions;
 mod experts;
 mod failures;
 mod house;

@@ -37,6 +37,7 @@ pub type Fault = Arc<dyn Fn(&Step<'_>) -> Result<(), StepError> + Send + Sync>;
 
 pub struct ToyEngine {
     pub pool: KvPool,
+    model: u64,
     pub steps: AtomicU64,
     fault: Mutex<Fault>,
 }
@@ -44,8 +45,14 @@ pub struct ToyEngine {
 impl ToyEngine {
     pub fn new(tokens_max: usize) -> Arc<Self> {
         let pool = KvPool::new(SHAPE, SHAPE.slot_bytes(tokens_max).unwrap() as u64);
+        Self::of_model(0, pool)
+    }
+
+    /// Another model says other things; 0 is the usual one.
+    pub fn of_model(model: u64, pool: KvPool) -> Arc<Self> {
         Arc::new(Self {
             pool,
+            model,
             steps: AtomicU64::new(0),
             fault: Mutex::new(Arc::new(|_| Ok(()))),
         })
@@ -117,7 +124,7 @@ impl StepEngine for ToyEngine {
         let mut output = StepOutput::default();
         for (row, context) in rows.iter_mut().zip(&contexts) {
             write(row.kv, row.tokens);
-            output.logits.push(logits(context, row));
+            output.logits.push(logits(context, row, self.model));
             let name = TensorName::expert_of(0, (context.len() % 4) as u16);
             output
                 .experts
@@ -127,14 +134,14 @@ impl StepEngine for ToyEngine {
     }
 }
 
-fn logits(context: &[u32], row: &StepRow<'_>) -> Vec<f32> {
+fn logits(context: &[u32], row: &StepRow<'_>, model: u64) -> Vec<f32> {
     match row.logits {
         Logits::None => Vec::new(),
-        Logits::Last => logits_after(context),
+        Logits::Last => logits_of(model, context),
         Logits::All => {
             let first = context.len() - row.tokens.len();
             (first..context.len())
-                .flat_map(|last| logits_after(&context[..=last]))
+                .flat_map(|last| logits_of(model, &context[..=last]))
                 .collect()
         }
     }
@@ -142,8 +149,12 @@ fn logits(context: &[u32], row: &StepRow<'_>) -> Vec<f32> {
 
 /// One clear favourite, and a second choice that a warm sampler takes now and then.
 pub fn logits_after(context: &[u32]) -> Vec<f32> {
+    logits_of(0, context)
+}
+
+fn logits_of(model: u64, context: &[u32]) -> Vec<f32> {
     let mut logits = vec![-30.0; VOCABULARY];
-    let choice = |salt: u64| next_token(context, salt) as usize;
+    let choice = |salt: u64| next_token(context, salt + 2 * model) as usize;
     logits[choice(1)] = 4.0;
     logits[choice(0)] = 5.0;
     logits
@@ -186,10 +197,15 @@ pub fn next_token(context: &[u32], salt: u64) -> u32 {
 
 /// What the model answers greedily: its tokens, their text (an unfinished character left out) and why it ends.
 pub fn answer(prompt: &[u32], max_tokens: u32) -> (Vec<u32>, String, FinishReason) {
+    answer_of(0, prompt, max_tokens)
+}
+
+/// As [`answer`], of any model.
+pub fn answer_of(model: u64, prompt: &[u32], max_tokens: u32) -> (Vec<u32>, String, FinishReason) {
     let mut context = prompt.to_vec();
     let mut reason = FinishReason::Length;
     for _ in 0..max_tokens {
-        let token = next_token(&context, 0);
+        let token = next_token(&context, 2 * model);
         context.push(token);
         if token == END {
             reason = FinishReason::Stop;
