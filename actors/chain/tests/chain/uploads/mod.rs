@@ -1,5 +1,8 @@
 //! Uploads over restarts, failing disks and wrong bytes.
 
+mod faults;
+mod power;
+
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -16,7 +19,7 @@ use blyan_formats::{
     TensorName, write_tensorblock,
 };
 
-use crate::support::{NOW_MS, ScriptedDisk, When, architecture, imported, key, open_chain};
+use crate::support::{NOW_MS, architecture, imported, key, open_chain};
 
 const NAME: TensorName = TensorName::expert_of(1, 2);
 
@@ -273,117 +276,6 @@ fn half_a_record_and_bytes_without_one_are_removed_at_the_start() {
         [format!("{}.json", id(1)), format!("{}.part", id(1))]
     );
     assert_eq!(uploads.status(id(1)).unwrap().received, 0);
-}
-
-/// What a client knows: which bytes were acknowledged, and whether the upload was said to be gone.
-struct Client<'a> {
-    dir: &'a Path,
-    draft: &'a Draft,
-    uploads: Uploads,
-    acknowledged: u64,
-    begun: u8,
-    /// Whether the process ends at each error, as if it had been killed.
-    killed: bool,
-    errors: usize,
-}
-
-impl Client<'_> {
-    /// Goes on until the block would be on the chain; returns what was published.
-    fn drive(&mut self) -> SignedBlock {
-        for _ in 0..20 {
-            match self.go_on() {
-                Ok(block) => return block,
-                Err(error) => self.failed(&error),
-            }
-        }
-        panic!("it never ends");
-    }
-
-    fn go_on(&mut self) -> Result<SignedBlock, UploadError> {
-        let there = match self.uploads.of_block(self.draft.block.hash()) {
-            Some(there) => there,
-            None => {
-                self.begun += 1;
-                self.acknowledged = 0;
-                begin(&self.uploads, self.begun, self.draft)?;
-                self.uploads.status(id(self.begun))?
-            }
-        };
-        assert!(
-            there.received >= self.acknowledged,
-            "an acknowledged byte is lost"
-        );
-        let mut at = there.received as usize;
-        while at < self.draft.bytes.len() {
-            let end = self.draft.bytes.len().min(at + 2000);
-            let piece = &self.draft.bytes[at..end];
-            let written = self.uploads.write(there.id, at as u64, piece, NOW_MS)?;
-            self.acknowledged = written.received;
-            at = end;
-        }
-        let block = self.uploads.publish(there.id)?;
-        self.uploads.stored(there.id)?;
-        Ok(block)
-    }
-
-    fn failed(&mut self, error: &UploadError) {
-        self.errors += 1;
-        if let UploadError::NotDurable { .. } = error {
-            self.acknowledged = 0;
-        }
-        if self.killed {
-            self.uploads = open(self.dir);
-        }
-    }
-}
-
-/// A run whose disk fails at call `failing`; returns how many calls a run makes.
-fn run(failing: u64, when: When, killed: bool) -> u64 {
-    let dir = tempfile::tempdir().unwrap();
-    let draft = draft(1);
-    let fail = move |number, _, at| match (number, at) == (failing, when) {
-        true => Err(io::Error::other("no more")),
-        false => Ok(()),
-    };
-    let disk = Arc::new(ScriptedDisk::new(fail));
-    let counted: Arc<dyn Disk> = Arc::clone(&disk) as _;
-    let uploads = open_with(dir.path(), counted, UploadsConfig::default(), NOW_MS);
-    let mut client = Client {
-        dir: dir.path(),
-        draft: &draft,
-        // Only the first call of all is made while opening.
-        uploads: uploads.unwrap_or_else(|_| open(dir.path())),
-        acknowledged: 0,
-        begun: 0,
-        killed,
-        errors: 0,
-    };
-    assert_eq!(client.drive(), draft.block);
-    assert!(client.errors <= 1, "one fault, one error");
-    assert_eq!(
-        stored_payload(dir.path(), &draft).as_ref(),
-        Some(&draft.bytes)
-    );
-    let after = open(dir.path());
-    assert!(
-        after
-            .of_block(draft.block.hash())
-            .is_some_and(|upload| upload.stored)
-    );
-    disk.calls()
-}
-
-#[test]
-fn no_fault_of_the_disk_loses_an_acknowledged_byte_or_ends_an_upload_for_good() {
-    let calls = run(u64::MAX, When::Before, false);
-    assert!(calls > 10, "{calls}");
-    for failing in 0..calls {
-        for when in [When::Before, When::After] {
-            for killed in [false, true] {
-                run(failing, when, killed);
-            }
-        }
-    }
 }
 
 #[test]
