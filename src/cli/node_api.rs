@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::Config;
 use crate::edge::admin_key;
+use crate::https;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of an answer, at most.
@@ -138,8 +139,9 @@ impl NodeApi {
         path: &str,
         body: Body<'_>,
     ) -> Result<Reply, NoAnswer> {
-        let client = Client::builder().timeout(TIMEOUT).finish();
-        let mut request = client.request(method, format!("{}{path}", self.url));
+        let mut request = self
+            .client()?
+            .request(method, format!("{}{path}", self.url));
         if let Some(key) = &self.key {
             request = request.insert_header(("x-api-key", key.as_str()));
         }
@@ -164,6 +166,16 @@ impl NodeApi {
             status: reply.status(),
             retry_after: seconds.map(Duration::from_secs),
             body: body.to_vec(),
+        })
+    }
+    /// A client for each question: an idle connection may be closed under the next one.
+    fn client(&self) -> Result<Client, NoAnswer> {
+        if !self.url.starts_with("https://") {
+            return Ok(Client::builder().timeout(TIMEOUT).finish());
+        }
+        https::client(TIMEOUT).map_err(|why| NoAnswer::Address {
+            url: self.url.clone(),
+            why: why.to_string(),
         })
     }
 }

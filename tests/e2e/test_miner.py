@@ -2,17 +2,22 @@
 BLYAN_CHAOS sets the number of kills."""
 
 import array
+import contextlib
 import json
 import os
 import pathlib
 import random
+import socket
+import ssl
 import struct
 import subprocess
+import threading
 import time
 
 import conftest
 import pytest
 from conftest import BINARY, clean_environment, run
+from test_alerts import certificate
 
 KILLS = int(os.environ.get("BLYAN_CHAOS", "4"))
 EXPERT = "layer4.expert1"
@@ -160,6 +165,54 @@ def test_what_is_wrong_is_said_in_words(start, store, miner):
     assert readable.returncode == 1 and "may be read by others" in readable.stderr
     taken = run("miner", "key", "new", miner.key, "--passphrase-file", miner.passphrase, check=False)
     assert taken.returncode == 1
+
+
+class TlsProxy:
+    """What stands in front of a node that is reached from afar."""
+
+    def __init__(self, context):
+        self.to = None
+        self.listener = context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True)
+        self.url = f"https://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except ssl.SSLError:
+                continue
+            except OSError:
+                return
+            node = socket.create_connection(("127.0.0.1", self.to))
+            for source, sink in ((client, node), (node, client)):
+                threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    @staticmethod
+    def _copy(source, sink):
+        with contextlib.suppress(OSError, ValueError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.listener.close()
+
+
+def test_a_node_behind_tls_is_reached_by_those_who_trust_its_certificate(start, store, miner, tmp_path):
+    cert, context = certificate(tmp_path)
+    proxy = TlsProxy(context)
+    node = start(store, env={"BLYAN__EDGE__ALLOWED_HOSTS": json.dumps([proxy.url.removeprefix("https://")])})
+    proxy.to = node.port
+    grant(node, miner.public_key)
+    miner.changed(1.25)
+    stranger = miner.upload(proxy.url, check=False)
+    assert stranger.returncode == 1 and "certificate" in stranger.stderr, stranger.stderr
+    assert len(versions(node)) == 1
+    told = json.loads(miner.upload(proxy.url, env={"SSL_CERT_FILE": str(cert)}).stdout)
+    assert told["uploaded"] and len(versions(node)) == 2
+    proxy.close()
 
 
 def received(node, blocks) -> dict:

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use awc::Client;
 use awc::http::header::RETRY_AFTER;
 use awc::http::{StatusCode, header::HeaderMap};
-use awc::{Client, Connector};
 use blyan_security::Alert;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::AlertsError;
 use super::letters::DeadLetters;
 use super::target::Target;
 
@@ -123,31 +121,6 @@ impl Courier {
         }
         Err(Failure::answered(reply.status(), reply.headers()))
     }
-}
-
-/// A client that trusts what the system trusts, or the certificates that SSL_CERT_FILE and SSL_CERT_DIR name.
-pub fn client(timeout: Duration) -> Result<Client, AlertsError> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut trusted = RootCertStore::empty();
-    let (usable, _) = trusted.add_parsable_certificates(found.certs);
-    if usable == 0 {
-        let first = found.errors.first().map(ToString::to_string);
-        let none = || "install ca-certificates, or set SSL_CERT_FILE".to_owned();
-        return Err(AlertsError::Certificates(first.unwrap_or_else(none)));
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| AlertsError::Certificates(error.to_string()))?
-        .with_root_certificates(trusted)
-        .with_no_client_auth();
-    let connector = Connector::new().rustls_0_23(Arc::new(tls)).timeout(timeout);
-    // The address is a secret: it goes to the host that it names and nowhere else.
-    Ok(Client::builder()
-        .connector(connector)
-        .timeout(timeout)
-        .disable_redirects()
-        .finish())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{AlertsConfig, Config};
+use crate::https::{self, NoCertificates};
 use deliver::{Courier, Tries};
 use letters::DeadLetters;
 pub use secret::SecretError;
@@ -41,8 +42,8 @@ pub enum AlertsError {
         source: std::io::Error,
     },
     /// The certificates that the system trusts.
-    #[error("no certificate of this system can be used, and webhooks want TLS: {0}")]
-    Certificates(String),
+    #[error(transparent)]
+    Certificates(#[from] NoCertificates),
 }
 
 /// The webhooks of a node, each with a task of its own.
@@ -74,7 +75,7 @@ pub fn begin(config: &Config, node: &str) -> Result<(Alerts, Inbox), AlertsError
         let (sender, waiting) = mpsc::channel(WAITING_MAX);
         let timeout = Duration::from_millis(config.alerts.timeout_ms);
         let courier = Courier {
-            client: deliver::client(timeout)?,
+            client: https::client(timeout)?,
             target: target.clone(),
             tries,
             letters: Arc::clone(&letters),
