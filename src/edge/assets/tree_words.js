@@ -21,6 +21,9 @@ const ACTIONS = {
   alert: "alert",
   denied: "refused without the admin key",
   tail_cut: "torn record set aside",
+  grant: "key granted",
+  adopt: "experts adopted",
+  rollback: "chain rolled back",
 };
 
 const OUTCOMES = { unchanged: "was so before", refused: "refused", failed: "did not work" };

@@ -74,6 +74,12 @@ pub enum Action {
     Denied,
     /// Bytes of an append that was never acknowledged gave way to this record.
     TailCut,
+    /// A key may sign experts.
+    Grant,
+    /// Experts are part of the model that answers.
+    Adopt,
+    /// The chain goes back to a snapshot.
+    Rollback,
 }
 
 impl Action {
@@ -87,6 +93,9 @@ impl Action {
             Self::Alert => "alert",
             Self::Denied => "denied",
             Self::TailCut => "tail_cut",
+            Self::Grant => "grant",
+            Self::Adopt => "adopt",
+            Self::Rollback => "rollback",
         }
     }
 }

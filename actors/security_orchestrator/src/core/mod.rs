@@ -15,7 +15,7 @@ use std::fmt;
 use blyan_supervisors::{ExitReason, TreeEvent};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::Entry;
+use crate::audit::{Action, Entry, RecordOutcome};
 
 pub use indicators::{Indicator, IndicatorState};
 pub use orchestrator::{Orchestrator, Rules};
@@ -146,6 +146,19 @@ pub enum Report {
         who: String,
         /// What was asked for, such as `POST /security/failover/x`.
         what: String,
+    },
+    /// What an admin has done with the chain: no component's standing depends on it.
+    Administered {
+        /// The admin, as the edge knows them; no secret.
+        who: String,
+        /// What.
+        action: Action,
+        /// With what: a key, a block, a snapshot.
+        subject: String,
+        /// In the admin's words, or why it failed.
+        reason: String,
+        /// What came of it.
+        outcome: RecordOutcome,
     },
     /// An upload that does not look like a contribution.
     UnusualUpload {

@@ -53,6 +53,18 @@ impl Orchestrator {
                 self.stuck(path, what, components, now_ms, &mut step);
             }
             Report::Denied { who, what } => self.denied(who, what, now_ms, &mut step),
+            Report::Administered {
+                who,
+                action,
+                subject,
+                reason,
+                outcome,
+            } => {
+                let mut done = entry(*action, subject, who, now_ms);
+                reason.clone_into(&mut done.reason);
+                done.outcome = *outcome;
+                step.entries.push(done);
+            }
             Report::UnusualUpload { who, what } => {
                 self.count(
                     Indicator::UnusualUploadPatterns,

@@ -82,7 +82,13 @@ impl Standings {
             Action::Quarantine => self.quarantine(entry),
             Action::Probe => self.probe(&entry.subject),
             Action::Recover => drop(self.0.remove(&entry.subject)),
-            Action::Failover | Action::Alert | Action::Denied | Action::TailCut => {}
+            Action::Failover
+            | Action::Alert
+            | Action::Denied
+            | Action::TailCut
+            | Action::Grant
+            | Action::Adopt
+            | Action::Rollback => {}
         }
     }
 

@@ -74,6 +74,39 @@ fn which_report_quarantines_for_which_cause() {
 }
 
 #[test]
+fn what_an_admin_has_done_with_the_chain_is_written_down_and_moves_nothing() {
+    let mut world = World::new();
+    let step = world.report(Report::Administered {
+        who: "ops".to_owned(),
+        action: Action::Adopt,
+        subject: "a block".to_owned(),
+        reason: "it answers better".to_owned(),
+        outcome: RecordOutcome::Failed,
+    });
+    let [written] = &step.entries[..] else {
+        panic!("{step:?}")
+    };
+    assert_eq!(
+        (
+            &*written.who,
+            written.action,
+            &*written.subject,
+            &*written.reason,
+            written.outcome
+        ),
+        (
+            "ops",
+            Action::Adopt,
+            "a block",
+            "it answers better",
+            RecordOutcome::Failed
+        )
+    );
+    assert!(step.effects.is_empty() && step.alerts.is_empty());
+    assert_eq!(cause(&world, ONE), None);
+}
+
+#[test]
 fn the_same_report_again_changes_nothing() {
     for report in [corrupt(ONE), taken_out(ONE)] {
         let mut world = World::new();
