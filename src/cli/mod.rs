@@ -14,6 +14,7 @@ mod node;
 mod node_api;
 mod progress;
 mod receipts;
+mod scrub;
 mod snapshot;
 mod tree;
 mod verify;
@@ -83,6 +84,8 @@ enum Command {
     Bench(bench::BenchCommand),
     /// List the receipts of ended requests
     Receipts(receipts::ReceiptsArgs),
+    /// Read every payload from the disk and repair what is damaged, with the node stopped; a running one does it itself
+    Scrub(scrub::ScrubArgs),
     /// Consistent copies of the store, and the way back to one
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
@@ -145,6 +148,7 @@ impl Command {
             Self::Generate(args) => generate::run(config, &args)?,
             Self::Bench(command) => bench::run(config, &command)?,
             Self::Receipts(args) => receipts::run(config, &args)?,
+            Self::Scrub(args) => scrub::run(config, &args)?,
             Self::Snapshot(command) => command.run(config)?,
             Self::Miner(command) => command.run(config)?,
             Self::Keys(command) => command.run(config)?,

@@ -131,6 +131,8 @@ pub struct Health {
     pub replicas_configured: usize,
     /// Blocks whose payload fails its hash.
     pub corrupt_blocks: usize,
+    /// The disk is full: no block, payload or snapshot is taken until there is room.
+    pub read_only: bool,
     /// Threads that were given up as stuck and have not come back.
     pub zombies: usize,
     /// Requests admitted and not ended.

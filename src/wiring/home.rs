@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
-use blyan_chain::{ChainReader, DataDir, RocksStore, open_or_create};
+use blyan_chain::{ChainReader, DataDir, RocksStore, Store as _, open_or_create};
 use blyan_formats::NodeKey;
 use blyan_model::{ImportOptions, ImportProgress, Imported, Phase, Recipe, SourceFile};
 use blyan_supervisors::Probe;
@@ -66,6 +66,8 @@ impl Home {
     pub fn open(config: &Config) -> Result<Self> {
         let dir = config.node.data_dir();
         let store = RocksStore::open(DataDir::new(&dir))?;
+        let room = store.payloads().room();
+        room.keep_free(config.chain.disk_reserve_bytes);
         let key = NodeKey::load_or_create(&dir.join(NODE_KEY_FILE))
             .with_context(|| format!("the node key in {}", dir.display()))?;
         Ok(Self {

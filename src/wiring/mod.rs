@@ -1,6 +1,7 @@
 //! The one place that knows every actor: opens the store, builds the engine and the tree, and takes them down again.
 
 mod alerts;
+mod disk;
 mod engine;
 mod faults;
 mod home;
@@ -14,6 +15,7 @@ mod tree;
 mod uploads;
 mod versions;
 
+pub use disk::Pace;
 pub use engine::{SharedSource, StartError, engine_options, shared_weights, start_engine};
 pub use faults::{AroundEngine, Faults, Poke, Seams};
 pub use home::{Home, ImportSource, NODE_KEY_FILE, now_ms};

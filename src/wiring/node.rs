@@ -16,6 +16,7 @@ use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::alerts::{self, Alerts, Inbox};
+use super::disk::{self, Scrubbing};
 use super::faults::{Poke, Seams};
 use super::home::Home;
 use super::port::Port;
@@ -247,6 +248,7 @@ impl RunningNode {
             let (store, closing) = (Arc::clone(&self.store), self.stopping.closing.clone());
             actix_rt::spawn(snapshots::keep_making(store, every, closing));
         }
+        self.watch_disk();
         let serve_for_good = async {
             self.begin_serving().await?;
             std::future::pending().await
@@ -261,6 +263,21 @@ impl RunningNode {
         };
         self.close().await;
         end
+    }
+
+    fn watch_disk(&self) {
+        let (store, closing) = (Arc::clone(&self.store), self.stopping.closing.clone());
+        actix_rt::spawn(disk::watch_room(store, closing));
+        if self.config.chain.scrub_bytes_per_s > 0 {
+            let scrubbing = Scrubbing {
+                store: Arc::clone(&self.store),
+                port: Arc::clone(&self.port),
+                security: self.security.clone(),
+                config: self.config.chain.clone(),
+                closing: self.stopping.closing.clone(),
+            };
+            actix_rt::spawn(scrubbing.keep());
+        }
     }
 
     /// Answers hear their end first, then open connections, then the tree from its last child to its first.

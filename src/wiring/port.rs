@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use blyan_chain::{ChainError, ChainHandle, RocksStore};
+use blyan_chain::{ChainError, ChainHandle, Need, RocksStore, Store as _};
 use blyan_expert_cache::{CorruptPayload, ExpertCacheHandle};
 use blyan_formats::{BlockHash, ChainId, TensorName};
 use blyan_inference::actor::InferenceActor;
@@ -86,8 +86,10 @@ impl Port {
         self.replicas.get().map_or(&[], Vec::as_slice)
     }
 
-    /// The replicas, or why they cannot answer: none are there yet, or a weight that every answer needs is corrupt.
+    /// The replicas, or why they cannot answer: none are there yet, a weight that every answer needs is corrupt, or
+    /// there is no room for the receipt that every answer ends with.
     fn inference(&self) -> Result<&InferenceHandle, PublicError> {
+        self.store.payloads().room().check(Need::Receipts)?;
         let corrupt = self.cache.status().corrupt;
         if let Some(record) = corrupt.iter().find(|record| record.name.expert().is_none()) {
             return Err(corrupt_weight(record));
@@ -140,7 +142,9 @@ impl Port {
         let mut parts = BTreeMap::new();
         collect_states(&tree, &mut parts);
         let corrupt = self.corrupt();
-        let reasons = reasons(&parts, &corrupt);
+        let full = self.store.payloads().room().check(Need::Growth).err();
+        let mut reasons = reasons(&parts, &corrupt);
+        reasons.extend(full.as_ref().map(ToString::to_string));
         let ready = self.ready();
         let status = match (&ready, reasons.is_empty()) {
             (Err(_), _) => HealthStatus::Unavailable,
@@ -168,6 +172,7 @@ impl Port {
                 .count(),
             replicas_configured: self.replicas_configured,
             corrupt_blocks: corrupt.len(),
+            read_only: full.is_some(),
             zombies: self.tree.zombies(),
             requests,
             waiting,

@@ -35,7 +35,7 @@ const CHANGE: Duration = Duration::from_secs(30);
 /// Between two looks at a component that is to change.
 const LOOK: Duration = Duration::from_millis(5);
 /// Between two looks at what the cache found corrupt.
-const CORRUPT_LOOK: Duration = Duration::from_millis(500);
+pub(super) const CORRUPT_LOOK: Duration = Duration::from_millis(500);
 
 /// The node's parts, once they are there.
 pub struct Parts {
@@ -117,7 +117,7 @@ async fn tell_corruption(port: std::sync::Weak<Port>, security: SecurityHandle) 
     }
 }
 
-fn tell(security: &SecurityHandle, report: Report) -> bool {
+pub(super) fn tell(security: &SecurityHandle, report: Report) -> bool {
     let told = security.report(report);
     if let Err(why) = &told {
         tracing::debug!(%why, "the orchestrator was not told");

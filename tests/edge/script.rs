@@ -198,6 +198,7 @@ impl NodePort for Script {
                 replicas_running: 2,
                 replicas_configured: 2,
                 corrupt_blocks: 0,
+                read_only: false,
                 zombies: 0,
                 requests: 0,
                 waiting: 0,

@@ -4,6 +4,9 @@ use std::time::Duration;
 use blyan_formats::BlockHash;
 use serde::{Deserialize, Serialize};
 
+/// Without a pause a small store would be read all the time.
+const SCRUB_EVERY_MS_MIN: u64 = 1_000;
+
 /// The section `chain` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -80,6 +83,11 @@ impl ChainConfig {
         if !(1..=64).contains(&self.verify_threads) {
             return Err("chain.verify_threads must be 1 to 64".to_owned());
         }
+        if self.scrub_every_ms < SCRUB_EVERY_MS_MIN {
+            return Err(format!(
+                "chain.scrub_every_ms must be at least {SCRUB_EVERY_MS_MIN}; scrub_bytes_per_s = 0 turns it off"
+            ));
+        }
         Ok(())
     }
 }
@@ -119,6 +127,7 @@ mod tests {
             (r#"{"reply_timeout_ms":0}"#, "reply_timeout_ms"),
             (r#"{"mailbox_len_max":0}"#, "mailbox_len_max"),
             (r#"{"verify_threads":65}"#, "verify_threads"),
+            (r#"{"scrub_every_ms":999}"#, "scrub_every_ms"),
         ];
         for (json, key) in broken {
             let refused = parse(json).unwrap().validate().unwrap_err();
