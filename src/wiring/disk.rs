@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn a_pace_adds_up_and_does_not_make_up() {
-        let pace = Pace::new(1000);
         let began = Instant::now();
+        let pace = Pace::new(1000);
         let first = pace.due(60_000);
         assert!(first >= began + Duration::from_secs(60));
         assert_eq!(pace.due(30_000), first + Duration::from_secs(30));
