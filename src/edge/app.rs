@@ -6,7 +6,9 @@ use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::state::EdgeState;
-use super::{admin, chat, docs, error, health, openai, page, reads, snapshots, uploads, ws};
+use super::{
+    admin, adoption, chat, docs, error, health, openai, page, reads, snapshots, uploads, ws,
+};
 
 /// Adds every route. The layers around them are `security::surround`'s.
 pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
@@ -88,6 +90,7 @@ fn admin_routes(config: &mut ServiceConfig) {
                 .route(web::post().to(uploads::grant))
                 .route(read().to(uploads::signers)),
         )
+        .service(at("/model/adopt").route(web::post().to(adoption::adopt)))
         .service(at("/security/threat_indicators").route(read().to(admin::threat_indicators)))
         .service(at("/security/dashboard").route(read().to(admin::dashboard)))
         .service(at("/security/events").route(read().to(admin::events)));

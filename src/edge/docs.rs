@@ -3,7 +3,7 @@
 use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
-use super::{admin, chat, error, health, openai, reads, snapshots, stream, uploads, ws};
+use super::{admin, adoption, chat, error, health, openai, reads, snapshots, stream, uploads, ws};
 
 /// Every endpoint of the edge.
 #[derive(OpenApi)]
@@ -43,6 +43,7 @@ use super::{admin, chat, error, health, openai, reads, snapshots, stream, upload
         admin::events,
         snapshots::make,
         snapshots::list,
+        adoption::adopt,
         uploads::begin,
         uploads::status,
         uploads::write,

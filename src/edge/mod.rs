@@ -2,6 +2,7 @@
 
 mod actor;
 mod admin;
+mod adoption;
 mod app;
 mod chat;
 mod docs;
@@ -26,6 +27,7 @@ mod uploads;
 mod ws;
 
 pub use actor::{EdgeActor, EdgeHandle};
+pub use adoption::{AdoptReply, AdoptRequest, AdoptionPort, Replaced};
 pub use keys::{KeyError, Keys, admin_key};
 pub use port::{Answer, NodePort, ServedModel};
 pub use pricing::MicroBly;

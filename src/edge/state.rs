@@ -13,6 +13,7 @@ use rand::rngs::OsRng;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::adoption::AdoptionPort;
 use super::chat::ChatDefaults;
 use super::hosts::HostRules;
 use super::keys::Keys;
@@ -26,6 +27,8 @@ pub struct EdgeState {
     pub node: Arc<dyn NodePort>,
     /// Uploads of experts.
     pub uploads: Arc<dyn UploadPort>,
+    /// Changes of the model.
+    pub adoption: Arc<dyn AdoptionPort>,
     /// One permit per piece of an upload on its way, whose bytes are in memory.
     pub pieces: Arc<Semaphore>,
     /// Who is in service, and who decides it.
@@ -58,6 +61,8 @@ pub struct EdgeParts {
     pub node: Arc<dyn NodePort>,
     /// Uploads of experts.
     pub uploads: Arc<dyn UploadPort>,
+    /// Changes of the model.
+    pub adoption: Arc<dyn AdoptionPort>,
     /// Who is in service, and who decides it.
     pub security: SecurityHandle,
     /// Who may do what.
@@ -87,6 +92,7 @@ impl EdgeState {
         Self {
             node: parts.node,
             uploads: parts.uploads,
+            adoption: parts.adoption,
             pieces: Arc::new(Semaphore::new(config.uploads.open_max)),
             security: parts.security,
             hosts: HostRules::new(parts.bound, &config.edge.allowed_hosts),

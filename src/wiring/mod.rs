@@ -1,6 +1,8 @@
 //! The one place that knows every actor: opens the store, builds the engine and the tree, and takes them down again.
 
+mod adoption;
 mod alerts;
+mod chain_a;
 mod disk;
 mod engine;
 mod faults;

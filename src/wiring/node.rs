@@ -10,25 +10,23 @@ use anyhow::{Context, Result};
 use blyan_chain::{ChainReader, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::Wake;
-use blyan_protocol::ModelDescription;
 use blyan_security::SecurityHandle;
 use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::adoption::Adopter;
 use super::alerts::{self, Alerts, Inbox};
 use super::disk::{self, Scrubbing};
 use super::faults::{Poke, Seams};
 use super::home::Home;
-use super::port::Port;
+use super::port::{Port, Published};
 use super::security;
 use super::serving::{self, ServeError};
 use super::snapshots;
 use super::tree::{self, ROOT};
 use super::uploads::UploadDesk;
 use crate::config::Config;
-use crate::edge::{
-    EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, ServedModel, Stopping,
-};
+use crate::edge::{EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, Stopping};
 
 /// The root of the tree gave up.
 const EXIT_ROOT: u8 = 70;
@@ -132,7 +130,7 @@ impl RunningNode {
         let (alerts, inbox) = alerts::begin(&config, &node)?;
         let (port, security) = start_storage(&config, &home, inbox, &seams.probe).await?;
         let uploads = UploadDesk::open(
-            home.store.layout().clone(),
+            &home.store,
             &config.uploads,
             port.chain.clone(),
             Arc::clone(&home.key),
@@ -144,6 +142,7 @@ impl RunningNode {
         let parts = EdgeParts {
             node: Arc::clone(&port) as Arc<dyn NodePort>,
             uploads: Arc::new(uploads.clone()),
+            adoption: Arc::new(Adopter::new(&port, &config, &home.key, &security, &seams)),
             security: security.clone(),
             keys,
             bound,
@@ -352,7 +351,7 @@ async fn start_storage(
     probe: &Arc<dyn Probe>,
 ) -> Result<(Arc<Port>, SecurityHandle)> {
     let store = &home.store;
-    let (model, served) = published(store, config)?;
+    let published = published(store, config)?;
     let (chain, handle) = tree::chain(Arc::clone(store), &config.chain, &config.supervision);
     let cache = ExpertCacheHandle::new(config.expert_cache.clone(), Arc::new(handle.clone()))?;
     let (orchestrator, security, parts) = security::orchestrator(config, store, &home.key, alerts);
@@ -375,30 +374,19 @@ async fn start_storage(
         Arc::clone(store),
         cache,
         tree,
-        model,
-        served,
+        published,
     ));
     security::watch(&parts, &port, &security);
     Ok((port, security))
 }
 
-fn published(
-    store: &Arc<RocksStore>,
-    config: &Config,
-) -> Result<(Arc<ModelDescription>, Arc<ServedModel>)> {
+fn published(store: &Arc<RocksStore>, config: &Config) -> Result<Published> {
     let reader = ChainReader::open(Arc::clone(store))?;
     let model = reader.model(None)?;
     let manifest = reader.block(model.id.0)?.block.header;
-    let shape = &model.architecture;
-    let served = ServedModel {
-        id: model.id,
-        name: shape.name.clone(),
-        created_ms: manifest.timestamp_ms,
-        experts_per_layer: shape.experts.per_layer.into(),
-        always_on: shape.experts.always_on.into(),
-        context: shape
-            .context
-            .min(u32::try_from(config.inference.context_max_tokens)?),
-    };
-    Ok((Arc::new(model), Arc::new(served)))
+    let served = serving::served_model(&model, manifest.timestamp_ms, config);
+    Ok(Published {
+        model: Arc::new(model),
+        served: Arc::new(served),
+    })
 }

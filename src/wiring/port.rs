@@ -1,19 +1,23 @@
 //! The edge's questions, answered with the actors' handles.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use blyan_chain::{ChainError, ChainHandle, Need, RocksStore, Store as _};
 use blyan_expert_cache::{CorruptPayload, ExpertCacheHandle};
 use blyan_formats::{BlockHash, ChainId, TensorName};
 use blyan_inference::actor::InferenceActor;
+use blyan_inference::engine::Engine;
 use blyan_inference::handle::InferenceHandle;
 use blyan_inference::usage::ExpertUsage;
 use blyan_protocol::{
-    BoxFuture, ChatRequest, ErrorCode, ExpertFault, ModelDescription, ModelEntry, PublicError,
+    BoxFuture, ChatRequest, ErrorCode, ExpertFault, ModelDescription, ModelEntry, ModelId,
+    PublicError,
 };
 use blyan_supervisors::{ChildRef, ChildState, NodeKind, TreeHandle, TreeNode};
+use parking_lot::Mutex;
 
 use super::snapshots;
 use super::tree::REPLICAS;
@@ -28,6 +32,14 @@ use crate::edge::{Answer, NodePort, ServedModel};
 /// When a node that has no engine yet suggests another try.
 const STARTING_RETRY_MS: u64 = 1000;
 
+/// The model that answers.
+pub struct Published {
+    /// Its weights.
+    pub model: Arc<ModelDescription>,
+    /// What the edge says of it.
+    pub served: Arc<ServedModel>,
+}
+
 /// Joins the handles for the edge.
 pub struct Port {
     /// The chain.
@@ -40,10 +52,14 @@ pub struct Port {
     pub inference: OnceLock<InferenceHandle>,
     /// The tree.
     pub tree: TreeHandle,
-    /// The model that is served.
-    pub model: Arc<ModelDescription>,
+    /// The engine of the newest model; its successor shares its memory.
+    pub engine: Mutex<Weak<Engine>>,
+    published: ArcSwap<Published>,
+    /// A model that is committed and cannot answer, and why.
+    behind: Mutex<Option<(ModelId, String)>>,
+    /// Held by whoever makes a model answer: one at a time, each after the newest manifest.
+    pub changing: tokio::sync::Mutex<()>,
     replicas: OnceLock<Vec<ChildRef<InferenceActor>>>,
-    served: Arc<ServedModel>,
     replicas_configured: usize,
     request_timeout: Duration,
     started: Instant,
@@ -57,8 +73,7 @@ impl Port {
         store: Arc<RocksStore>,
         cache: ExpertCacheHandle,
         tree: TreeHandle,
-        model: Arc<ModelDescription>,
-        served: Arc<ServedModel>,
+        published: Published,
     ) -> Self {
         Self {
             chain,
@@ -66,9 +81,11 @@ impl Port {
             cache,
             inference: OnceLock::new(),
             tree,
-            model,
+            engine: Mutex::default(),
+            published: ArcSwap::from_pointee(published),
+            behind: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             replicas: OnceLock::new(),
-            served,
             replicas_configured: config.inference.replicas as usize,
             request_timeout: config.inference.request_timeout(),
             started: Instant::now(),
@@ -79,6 +96,21 @@ impl Port {
     pub fn serve_with(&self, handle: InferenceHandle, replicas: Vec<ChildRef<InferenceActor>>) {
         self.replicas.get_or_init(|| replicas);
         self.inference.get_or_init(|| handle);
+    }
+
+    /// The model that answers new requests.
+    pub fn model(&self) -> Arc<ModelDescription> {
+        Arc::clone(&self.published.load().model)
+    }
+
+    /// From now on this model answers.
+    pub fn publish(&self, published: Published) {
+        self.published.store(Arc::new(published));
+    }
+
+    /// Keeps for `/health` which committed model does not answer, or that none is behind.
+    pub fn note_behind(&self, behind: Option<(ModelId, String)>) {
+        *self.behind.lock() = behind;
     }
 
     /// The replicas; none before there is an engine.
@@ -99,8 +131,9 @@ impl Port {
 
     fn corrupt(&self) -> Vec<CorruptPayload> {
         let mut corrupt = self.cache.status().corrupt;
+        let model = self.model();
         corrupt.retain(|record| {
-            self.model
+            model
                 .entries
                 .values()
                 .any(|entry| entry.payload == record.payload)
@@ -122,7 +155,7 @@ impl Port {
             payload_len: entry.payload_len,
             always_on: name
                 .expert()
-                .is_some_and(|expert| expert < self.model.architecture.experts.always_on),
+                .is_some_and(|expert| expert < self.model().architecture.experts.always_on),
             tokens: usage.tokens,
             requests: usage.requests,
             state: if corrupt { "corrupt" } else { "ok" }.to_owned(),
@@ -144,6 +177,8 @@ impl Port {
         let corrupt = self.corrupt();
         let full = self.store.payloads().room().check(Need::Growth).err();
         let mut reasons = reasons(&parts, &corrupt);
+        let behind = self.behind.lock().clone();
+        reasons.extend(behind.map(|(model, why)| format!("model {model} does not answer: {why}")));
         reasons.extend(full.as_ref().map(ToString::to_string));
         let ready = self.ready();
         let status = match (&ready, reasons.is_empty()) {
@@ -165,7 +200,7 @@ impl Port {
                 .collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: self.started.elapsed().as_secs(),
-            model_id: Some(self.model.id.to_string()),
+            model_id: Some(self.model().id.to_string()),
             replicas_running: parts
                 .iter()
                 .filter(|(path, state)| running(path, state))
@@ -183,7 +218,7 @@ impl Port {
 
 impl NodePort for Port {
     fn model(&self) -> Result<Arc<ServedModel>, PublicError> {
-        Ok(Arc::clone(&self.served))
+        Ok(Arc::clone(&self.published.load().served))
     }
 
     fn chat(&self, request: ChatRequest) -> BoxFuture<'_, Result<Answer, PublicError>> {
@@ -214,8 +249,8 @@ impl NodePort for Port {
             let corrupt = self.corrupt();
             Ok(IntegrityStatus {
                 status: if corrupt.is_empty() { "ok" } else { "corrupt" }.to_owned(),
-                model_id: Some(self.model.id.to_string()),
-                blocks: self.model.entries.len(),
+                model_id: Some(self.model().id.to_string()),
+                blocks: self.model().entries.len(),
                 corrupt: corrupt
                     .iter()
                     .map(|record| self.corrupt_block(record))
@@ -278,8 +313,8 @@ impl NodePort for Port {
 
     fn experts_top(&self, limit: usize) -> BoxFuture<'_, Result<Vec<ExpertStats>, PublicError>> {
         Box::pin(async move {
-            let experts = self
-                .model
+            let model = self.model();
+            let experts = model
                 .entries
                 .iter()
                 .filter(|(name, _)| name.expert().is_some());
@@ -299,11 +334,8 @@ impl NodePort for Port {
         name: TensorName,
     ) -> BoxFuture<'_, Result<Option<ExpertStats>, PublicError>> {
         Box::pin(async move {
-            let entry = self
-                .model
-                .entries
-                .get(&name)
-                .filter(|_| name.expert().is_some());
+            let model = self.model();
+            let entry = model.entries.get(&name).filter(|_| name.expert().is_some());
             Ok(entry.map(|entry| self.stats(&name, entry, self.usage(&name))))
         })
     }
@@ -311,12 +343,9 @@ impl NodePort for Port {
 
 impl Port {
     fn corrupt_block(&self, record: &CorruptPayload) -> CorruptBlock {
-        let block = record.block.or_else(|| {
-            self.model
-                .entries
-                .get(&record.name)
-                .map(|entry| entry.block)
-        });
+        let model = self.model();
+        let named = || Some(model.entries.get(&record.name)?.block);
+        let block = record.block.or_else(named);
         CorruptBlock {
             name: record.name.to_string(),
             block: block.map(|block| block.to_string()).unwrap_or_default(),

@@ -4,15 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use anyhow::Context;
-use blyan_chain::compose::meta_block_after;
-use blyan_chain::{
-    Acceptance, BlockMeta, ChainHandle, ChainReader, RocksStore, VerifyOptions, verify,
-};
+use blyan_chain::{BlockMeta, ChainHandle, ChainReader, RocksStore, VerifyOptions, verify};
 use blyan_formats::bodies::Payload;
-use blyan_formats::{AuditAnchorBody, BlockType, ChainId, NodeKey, PublicKey, TensorName};
-use blyan_protocol::BoxFuture;
-use blyan_security::audit::{AUDIT_DIR, Anchor, AuditOptions, RealDisk};
+use blyan_formats::{AuditAnchorBody, BlockType, NodeKey, PublicKey, TensorName};
+use blyan_protocol::{BoxFuture, PublicError};
+use blyan_security::audit::{AUDIT_DIR, Action, Anchor, AuditOptions, RealDisk, RecordOutcome};
 use blyan_security::{
     AnchorSink, Component, Components, NODE, PortError, Ports, Report, SecurityHandle,
     SecurityOrchestrator,
@@ -21,6 +17,7 @@ use blyan_supervisors::{ChildSpec, ChildState, Generation, NodeKind, TreeHandle,
 use tokio::sync::broadcast::error::RecvError;
 
 use super::alerts::Inbox;
+use super::chain_a;
 use super::engine::PAYLOAD;
 use super::home::now_ms;
 use super::port::Port;
@@ -142,7 +139,8 @@ impl Parts {
         let port = self.port()?;
         let name: TensorName = path.parse().map_err(PortError::new)?;
         let missing = || PortError::new(format!("the model has no weight {name}"));
-        let entry = port.model.entries.get(&name).ok_or_else(missing)?;
+        let model = port.model();
+        let entry = model.entries.get(&name).ok_or_else(missing)?;
         let readmitted = port.cache.readmit(entry.payload, PAYLOAD).await;
         readmitted.map_err(PortError::new)
     }
@@ -315,17 +313,30 @@ async fn append(chain: &ChainHandle, anchor: Anchor, key: &NodeKey) -> anyhow::R
         count: anchor.count,
         head: anchor.head.into(),
     };
-    let (head, genesis) = (chain.head(ChainId::A).await?, chain.genesis().await?);
-    let (head, genesis) = head.zip(genesis).context("chain A is empty")?;
-    let now = now_ms();
-    let content = (body.to_payload()?, now);
-    let block = meta_block_after(&head, genesis, BlockType::AuditAnchor, content, key);
-    let acceptance = Acceptance {
-        by: key.public_key(),
-        at_ms: now,
-    };
-    chain.append(vec![block], acceptance).await?;
+    chain_a::append(chain, key, BlockType::AuditAnchor, body.to_payload()?).await?;
     Ok(())
+}
+
+/// Writes down in the audit log what an admin does with the chain; returns once it is durable.
+///
+/// # Errors
+/// The log takes no record, so it must not be done.
+pub async fn note(
+    security: &SecurityHandle,
+    who: &str,
+    action: Action,
+    subject: &str,
+    reason: String,
+    outcome: RecordOutcome,
+) -> Result<(), PublicError> {
+    let report = Report::Administered {
+        who: who.to_owned(),
+        action,
+        subject: subject.to_owned(),
+        reason,
+        outcome,
+    };
+    Ok(security.report_and_wait(report).await?)
 }
 
 /// The anchors on chain A that `key` signed, oldest first.

@@ -2,17 +2,20 @@
 
 use std::sync::Arc;
 
+use blyan_inference::engine::Engine;
 use blyan_inference::error::InferenceError;
 use blyan_inference::handle::InferenceHandle;
 use blyan_inference::serving::Parts;
+use blyan_protocol::ModelDescription;
 use blyan_security::{SecurityError, SecurityHandle};
 use blyan_supervisors::{ChildSpec, TreeError};
 
 use super::Seams;
 use super::engine::{PAYLOAD, StartError, engine_options, start_engine, warm};
-use super::port::Port;
+use super::port::{Port, Published};
 use super::tree::{self, REPLICAS};
 use crate::config::Config;
+use crate::edge::ServedModel;
 
 /// Why no replica serves.
 #[derive(Debug, thiserror::Error)]
@@ -49,18 +52,16 @@ pub async fn begin(
     security: &SecurityHandle,
     seams: &Seams,
 ) -> Result<(), ServeError> {
-    let options = engine_options(config, &port.model, Arc::clone(&seams.probe));
-    let backend = config.inference.backend;
-    let engine = start_engine(options, backend, &port.model, &port.cache).await?;
-    let bytes_max = config.expert_cache.bytes_max;
-    warm(&port.cache, &port.model, backend.form(), bytes_max).await;
+    let _one = port.changing.lock().await;
+    let model = port.model();
+    let engine = bring_up(config, port, seams, &model).await?;
     let mut inference = config.inference.clone();
     inference.step_timeout_ms =
         u64::try_from(config.step_timeout().as_millis()).unwrap_or(u64::MAX);
     let (handle, specs) = InferenceHandle::new(Parts {
         config: inference,
-        model: Arc::clone(&port.model),
-        engine: (seams.around_engine)(Arc::new(engine)),
+        model,
+        engine: (seams.around_engine)(engine),
         experts: Arc::new(port.cache.table()),
         receipts: Arc::new(port.chain.clone()),
     })?;
@@ -71,6 +72,63 @@ pub async fn begin(
     }
     security.enforce().await?;
     Ok(())
+}
+
+/// An engine for the model, with its experts mapped as far as the cache's bound goes.
+async fn bring_up(
+    config: &Config,
+    port: &Port,
+    seams: &Seams,
+    model: &ModelDescription,
+) -> Result<Arc<Engine>, StartError> {
+    let options = engine_options(config, model, Arc::clone(&seams.probe));
+    let backend = config.inference.backend;
+    let mut engine = start_engine(options, backend, model, &port.cache).await?;
+    if let Some(before) = port.engine.lock().upgrade() {
+        engine = engine.sharing_memory_of(&before);
+    }
+    let bytes_max = config.expert_cache.bytes_max;
+    warm(&port.cache, model, backend.form(), bytes_max).await;
+    let engine = Arc::new(engine);
+    *port.engine.lock() = Arc::downgrade(&engine);
+    Ok(engine)
+}
+
+/// Lets a model that was published at `created_ms` answer from now on; answers that were begun before end as they
+/// began. Where nothing answers yet, it will be the first. The caller holds [`Port::changing`].
+///
+/// # Errors
+/// [`ServeError`]; the model before goes on.
+pub async fn change(
+    config: &Config,
+    port: &Port,
+    seams: &Seams,
+    model: ModelDescription,
+    created_ms: u64,
+) -> Result<(), ServeError> {
+    let served = Arc::new(served_model(&model, created_ms, config));
+    let model = Arc::new(model);
+    if let Some(inference) = port.inference.get() {
+        let engine = bring_up(config, port, seams, &model).await?;
+        let before = inference.change_model(&model, (seams.around_engine)(engine))?;
+        tokio::spawn(before.end());
+    }
+    port.publish(Published { model, served });
+    Ok(())
+}
+
+/// What the edge says of a model.
+pub fn served_model(model: &ModelDescription, created_ms: u64, config: &Config) -> ServedModel {
+    let shape = &model.architecture;
+    let bound = u32::try_from(config.inference.context_max_tokens).unwrap_or(u32::MAX);
+    ServedModel {
+        id: model.id,
+        name: shape.name.clone(),
+        created_ms,
+        experts_per_layer: shape.experts.per_layer.into(),
+        always_on: shape.experts.always_on.into(),
+        context: shape.context.min(bound),
+    }
 }
 
 /// Checks the corrupt shared weights again.

@@ -1,37 +1,40 @@
 //! Uploads of experts, and the keys that may sign them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix_web::web::Bytes;
 use anyhow::{Context, Result};
-use blyan_chain::compose::meta_block_after;
 use blyan_chain::uploads::{
     UploadError, UploadId, UploadStatus, Uploads, UploadsConfig, check_form, expected_tensor,
 };
 use blyan_chain::{
-    Acceptance, Admission, ChainError, ChainHandle, DataDir, NewBlock, RealDisk, Refusal, Signers,
+    Acceptance, Admission, ChainError, ChainHandle, Need, NewBlock, RealDisk, RocksStore, Signers,
+    Store as _,
 };
 use blyan_formats::bodies::Payload as _;
-use blyan_formats::{BlockHash, BlockType, ChainId, KeyGrantBody, NodeKey, PublicKey, SignedBlock};
+use blyan_formats::{BlockHash, BlockType, KeyGrantBody, NodeKey, PublicKey, SignedBlock};
 use blyan_protocol::{BoxFuture, ErrorCode, PublicError};
+use blyan_security::audit::{Action, RecordOutcome};
 use blyan_security::{Report, SecurityHandle};
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio_util::sync::CancellationToken;
 
+use super::chain_a;
 use super::home::now_ms;
+use super::security::note;
 use crate::edge::{GrantReply, SignersReply, UploadPort, UploadReply, UploadState};
 
 /// Between two looks for abandoned uploads.
 const TIDY: Duration = Duration::from_secs(60);
-/// Tries of a grant while others append to chain A too.
-const GRANT_TRIES: usize = 8;
 
 /// Takes uploads for the edge.
 #[derive(Clone)]
 pub struct UploadDesk {
     chain: ChainHandle,
+    /// For how full its disk is; it is the node's to close.
+    store: Weak<RocksStore>,
     uploads: Arc<Uploads>,
     config: UploadsConfig,
     key: Arc<NodeKey>,
@@ -46,16 +49,18 @@ impl UploadDesk {
     /// # Errors
     /// The folder cannot be read.
     pub fn open(
-        layout: DataDir,
+        store: &Arc<RocksStore>,
         config: &UploadsConfig,
         chain: ChainHandle,
         key: Arc<NodeKey>,
         security: SecurityHandle,
     ) -> Result<Self> {
+        let layout = store.layout().clone();
         let uploads = Uploads::open(layout, Arc::new(RealDisk), config.clone(), now_ms())
             .context("the uploads cannot be read")?;
         Ok(Self {
             chain,
+            store: Arc::downgrade(store),
             uploads: Arc::new(uploads),
             config: config.clone(),
             key,
@@ -81,6 +86,14 @@ impl UploadDesk {
                 tracing::info!(removed, "uploads that were abandoned or count no more");
             }
         }
+    }
+
+    /// Whether the disk takes more than it has to keep free.
+    fn check_room(&self) -> Result<(), PublicError> {
+        if let Some(store) = self.store.upgrade() {
+            store.payloads().room().check(Need::Growth)?;
+        }
+        Ok(())
     }
 
     /// Work on the disk, away from threads that answer.
@@ -135,6 +148,7 @@ impl UploadDesk {
             self.blocking(move |uploads| uploads.remove(there.id))
                 .await?;
         }
+        self.check_room()?;
         let tensor = expected_tensor(&block.header, &terms).map_err(|error| self.refused(error))?;
         let id = new_id()?;
         let begun = self.blocking(move |uploads| uploads.begin(id, &block, &tensor, now_ms()));
@@ -161,6 +175,7 @@ impl UploadDesk {
         offset: u64,
         piece: Bytes,
     ) -> Result<UploadReply, PublicError> {
+        self.check_room()?;
         let write = move |uploads: &Uploads| uploads.write(id, offset, &piece, now_ms());
         let status = self.blocking(write).await?;
         if status.stored || status.received < status.len {
@@ -238,42 +253,39 @@ impl UploadDesk {
     }
 
     async fn grant_key(&self, key: PublicKey, who: &str) -> Result<GrantReply, PublicError> {
-        for _ in 0..GRANT_TRIES {
-            if let Some(granted) = granted(&self.chain.signers().await?, &key) {
-                return Ok(granted);
-            }
-            match self.append_grant(key).await {
-                Ok(()) => tracing::info!(%key, who, "a key may sign experts"),
-                Err(ChainError::Refused { refusal, .. }) if has_moved(&refusal) => {}
-                Err(error) => return Err(self.of_chain(error)),
-            }
+        let is_granted = async || Ok::<_, ChainError>(granted(&self.chain.signers().await?, &key));
+        if let Some(granted) = is_granted().await? {
+            return Ok(granted);
         }
-        Err(PublicError::new(
-            ErrorCode::Unavailable,
-            "Others append to chain A all the time.",
-            "Try again.",
-        ))
-    }
-
-    async fn append_grant(&self, key: PublicKey) -> Result<(), ChainError> {
-        let (head, genesis) = (
-            self.chain.head(ChainId::A).await?,
-            self.chain.genesis().await?,
-        );
-        let (Some(head), Some(genesis)) = (head, genesis) else {
-            return Err(ChainError::NoModel(None));
+        let subject = key.to_string();
+        let written = |outcome, reason| {
+            note(
+                &self.security,
+                who,
+                Action::Grant,
+                &subject,
+                reason,
+                outcome,
+            )
         };
+        written(RecordOutcome::Begun, String::new()).await?;
         let body = KeyGrantBody::new([key]).to_payload();
         let body = body.map_err(|error| ChainError::Malformed(error.to_string()))?;
-        let content = (body, now_ms());
-        let block = meta_block_after(&head, genesis, BlockType::KeyGrant, content, &self.key);
-        self.append(block).await
+        let appended = chain_a::append(&self.chain, &self.key, BlockType::KeyGrant, body).await;
+        // Another admin may have granted the same key meanwhile.
+        match (is_granted().await?, appended) {
+            (Some(granted), _) => {
+                tracing::info!(%key, who, "a key may sign experts");
+                written(RecordOutcome::Done, String::new()).await?;
+                Ok(granted)
+            }
+            (None, Err(error)) => {
+                written(RecordOutcome::Failed, error.to_string()).await?;
+                Err(self.of_chain(error))
+            }
+            (None, Ok(block)) => Err(lost(&format!("block {block} grants nothing"))),
+        }
     }
-}
-
-/// Another block took the place meanwhile.
-const fn has_moved(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Index { .. } | Refusal::PrevHash { .. })
 }
 
 fn granted(signers: &Signers, key: &PublicKey) -> Option<GrantReply> {

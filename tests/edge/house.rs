@@ -15,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::one_upload::OneUpload;
+use crate::orders::Orders;
 use crate::script::Script;
 
 /// Longer than anything here takes; a test that meets it has failed.
@@ -46,6 +47,7 @@ impl House {
         let parts = EdgeParts {
             node: script.clone(),
             uploads: Arc::new(OneUpload::default()),
+            adoption: Arc::new(Orders),
             security: SecurityHandle::unbound(&config.security),
             keys,
             bound: at,

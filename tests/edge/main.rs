@@ -1,9 +1,11 @@
 //! What clients rely on, asked of a real server over loopback with a scripted node behind it.
 
+mod adoption;
 mod house;
 mod http;
 mod one_upload;
 mod openai;
+mod orders;
 mod safety;
 mod script;
 mod streams;

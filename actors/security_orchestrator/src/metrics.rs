@@ -27,6 +27,7 @@ pub fn describe_metrics() {
 
 pub(crate) fn recorded(record: &Record) {
     let outcome = match record.outcome {
+        crate::audit::RecordOutcome::Begun => "begun",
         crate::audit::RecordOutcome::Done => "done",
         crate::audit::RecordOutcome::Unchanged => "unchanged",
         crate::audit::RecordOutcome::Refused => "refused",

@@ -26,7 +26,7 @@ const ACTIONS = {
   rollback: "chain rolled back",
 };
 
-const OUTCOMES = { unchanged: "was so before", refused: "refused", failed: "did not work" };
+const OUTCOMES = { begun: "begun", unchanged: "was so before", refused: "refused", failed: "did not work" };
 
 const STATUSES = {
   401: "The node does not know this key. It wants an admin's own key, or the content of admin.key in its data directory.",

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::heap::growth_while;
 use crate::one_upload::OneUpload;
+use crate::orders::Orders;
 use crate::script::Script;
 
 /// What an input may cost beside its own length.
@@ -47,6 +48,7 @@ impl House {
         let parts = EdgeParts {
             node: Arc::new(Script::default()),
             uploads: Arc::new(OneUpload::default()),
+            adoption: Arc::new(Orders),
             security: SecurityHandle::unbound(&config.security),
             keys: Keys::load(&config.edge, data_dir.path()).unwrap(),
             bound: at,

@@ -8,6 +8,8 @@ mod http;
 mod messages;
 #[path = "../one_upload.rs"]
 mod one_upload;
+#[path = "../orders.rs"]
+mod orders;
 #[path = "../script.rs"]
 mod script;
 mod websocket;

@@ -110,6 +110,8 @@ impl fmt::Display for Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordOutcome {
+    /// It was ordered; a later record says what came of it.
+    Begun,
     /// It holds from this record on.
     Done,
     /// It was so before.
