@@ -42,7 +42,14 @@ impl Cursor {
         }
     }
 
-    pub(super) fn write(&self, layout: &DataDir) -> Result<(), ChainError> {
+    /// Remembers where the pass is. Without it more is read twice: that must not end a pass on a full disk.
+    pub(super) fn note(&self, layout: &DataDir) {
+        if let Err(error) = self.write(layout) {
+            tracing::warn!(%error, "a restart begins this part of the pass again");
+        }
+    }
+
+    fn write(&self, layout: &DataDir) -> Result<(), ChainError> {
         let temp = layout.scrub().with_extension("new");
         let written = serde_json::to_vec(self)
             .map_err(io::Error::other)

@@ -1,5 +1,6 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -17,7 +18,8 @@ pub(super) struct DirectFile {
     /// Where the aligned part of `memory` begins.
     start: usize,
     /// What of the block is not given out yet.
-    left: std::ops::Range<usize>,
+    left: Range<usize>,
+    /// Of the byte after it.
     at: u64,
 }
 
@@ -28,7 +30,11 @@ impl DirectFile {
             .custom_flags(libc::O_DIRECT)
             .open(path);
         let file = match direct {
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => open_uncached(path)?,
+            Err(error) if is_unaligned(&error) => {
+                let file = File::open(path)?;
+                forget_pages(&file)?;
+                file
+            }
             opened => opened?,
         };
         let memory = vec![0; BLOCK + ALIGN];
@@ -40,14 +46,48 @@ impl DirectFile {
             at: 0,
         })
     }
+
+    fn fill(&mut self) -> io::Result<()> {
+        // After a short read the next one begins within a sector, which not every file system allows.
+        let known = (self.at % ALIGN as u64) as usize;
+        let from = self.at - known as u64;
+        let block = &mut self.memory[self.start..self.start + BLOCK];
+        let read = match self.file.read_at(block, from) {
+            Err(error) if is_unaligned(&error) => {
+                end_direct(&self.file)?;
+                self.file.read_at(block, from)?
+            }
+            read => read?,
+        };
+        self.left = self.start + known.min(read)..self.start + read;
+        self.at = self.at.max(from + read as u64);
+        Ok(())
+    }
 }
 
-fn open_uncached(path: &Path) -> io::Result<File> {
-    let file = File::open(path)?;
+/// What a file system says that reads directly not at all, or not like this.
+fn is_unaligned(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
+/// From now on the file is read through the page cache.
+fn end_direct(file: &File) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and neither command takes a pointer.
+    let done = unsafe {
+        let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT)
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    forget_pages(file)
+}
+
+fn forget_pages(file: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open; the call changes nothing but what is cached.
     let refused = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     if refused == 0 {
-        Ok(file)
+        Ok(())
     } else {
         Err(io::Error::from_raw_os_error(refused))
     }
@@ -56,10 +96,7 @@ fn open_uncached(path: &Path) -> io::Result<File> {
 impl Read for DirectFile {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left.is_empty() {
-            let block = &mut self.memory[self.start..self.start + BLOCK];
-            let read = self.file.read_at(block, self.at)?;
-            self.left = self.start..self.start + read;
-            self.at += read as u64;
+            self.fill()?;
         }
         let len = buffer.len().min(self.left.len());
         buffer[..len].copy_from_slice(&self.memory[self.left.start..self.left.start + len]);
@@ -86,6 +123,26 @@ mod tests {
                 .read_to_end(&mut read)
                 .unwrap();
             assert!(read == bytes, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_on_from_within_a_sector_and_without_o_direct() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("file");
+        let bytes: Vec<u8> = (0..3 * ALIGN + 5).map(|at| (at * 31) as u8).collect();
+        std::fs::write(&path, &bytes).unwrap();
+        for at in [1, ALIGN - 1, ALIGN, 2 * ALIGN + 7, bytes.len()] {
+            for direct in [true, false] {
+                let mut file = DirectFile::open(&path).unwrap();
+                file.at = at as u64;
+                if !direct {
+                    end_direct(&file.file).unwrap();
+                }
+                let mut read = Vec::new();
+                file.read_to_end(&mut read).unwrap();
+                assert_eq!(read, bytes[at..], "from {at}, direct: {direct}");
+            }
         }
     }
 }

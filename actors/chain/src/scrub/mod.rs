@@ -21,7 +21,7 @@ pub use cursor::{Cursor, next_pass};
 
 use crate::ChainError;
 use crate::metrics;
-use crate::store::{PayloadDir, Records, RocksStore, Store as _};
+use crate::store::{Records, RocksStore, Store as _};
 use direct::DirectFile;
 
 /// The cursor is written after so many bytes: what a stop costs at most is reading them again.
@@ -96,27 +96,32 @@ struct Job {
 /// Goes on with the pass that was begun, or begins one.
 ///
 /// # Errors
-/// As [`crate::Store::get`]; [`ChainError::Io`] if the place of the pass cannot be remembered.
+/// As [`crate::Store::get`]; [`ChainError::Io`] if the system lacks what a read takes, or the end of the pass cannot be
+/// remembered.
 pub fn scrub(store: &RocksStore, options: &ScrubOptions<'_>) -> Result<ScrubReport, ChainError> {
     let mut cursor = Cursor::of_pass(store.layout(), options.now_ms)?;
     let after = cursor.after.map_or(Bound::Unbounded, Bound::Excluded);
     let (mut report, mut since) = (ScrubReport::default(), 0);
     for (payload, job) in jobs(store)?.range((after, Bound::Unbounded)) {
-        let Some(checked) = check(store, *payload, job, options) else {
-            return Ok(report);
-        };
+        match look(store, *payload, job.len, options)? {
+            Look::Whole => {}
+            Look::Damaged(fault) => {
+                let repaired = mend(store, *payload, job, fault, options);
+                report.repaired += u64::from(repaired);
+                report.damaged += u64::from(!repaired);
+            }
+            Look::Stopped => {
+                cursor.note(store.layout());
+                return Ok(report);
+            }
+        }
         report.payloads += 1;
         report.bytes += job.len;
-        if let Err(fault) = checked {
-            let repaired = mend(store, *payload, job, fault, options);
-            report.repaired += u64::from(repaired);
-            report.damaged += u64::from(!repaired);
-        }
         metrics::scrubbed(job.len);
         cursor.after = Some(*payload);
         since += job.len;
         if since >= CURSOR_EVERY {
-            cursor.write(store.layout())?;
+            cursor.note(store.layout());
             since = 0;
         }
     }
@@ -127,7 +132,7 @@ pub fn scrub(store: &RocksStore, options: &ScrubOptions<'_>) -> Result<ScrubRepo
 
 fn jobs(store: &RocksStore) -> Result<BTreeMap<PayloadHash, Job>, ChainError> {
     let mut jobs = BTreeMap::new();
-    for (block, stored) in Records(store).blocks()? {
+    Records(store).each_block(|block, stored| {
         let header = stored.header;
         if let Some(name) = header.expert_name.filter(|_| header.chain == ChainId::B) {
             jobs.entry(header.payload_hash).or_insert(Job {
@@ -136,67 +141,76 @@ fn jobs(store: &RocksStore) -> Result<BTreeMap<PayloadHash, Job>, ChainError> {
                 len: header.payload_len,
             });
         }
-    }
+    })?;
     Ok(jobs)
 }
 
-/// What is wrong with a payload's file; `None` where the pass is to end.
-fn check(
+/// How a look at a payload's file ended.
+enum Look {
+    Whole,
+    /// What is wrong with it.
+    Damaged(String),
+    /// The pass is to end.
+    Stopped,
+}
+
+fn look(
     store: &RocksStore,
     payload: PayloadHash,
-    job: &Job,
-    options: &ScrubOptions<'_>,
-) -> Option<Result<(), String>> {
-    let mut stopped = false;
-    let checked = check_file(store.payloads(), payload, job.len, &mut |bytes| {
-        stopped |= (options.pace)(bytes).is_break();
-        if stopped {
-            Err(io::ErrorKind::Interrupted.into())
-        } else {
-            Ok(())
-        }
-    });
-    (!stopped).then_some(checked)
-}
-
-fn check_file(
-    files: &PayloadDir,
-    payload: PayloadHash,
     len: u64,
-    each: &mut dyn FnMut(u64) -> io::Result<()>,
-) -> Result<(), String> {
-    match files.len(payload).map_err(|error| error.to_string())? {
-        None => return Err("its file is missing".to_owned()),
-        Some(found) if found != len => {
-            return Err(format!("its file has {found} bytes, its block says {len}"));
+    options: &ScrubOptions<'_>,
+) -> Result<Look, ChainError> {
+    let files = store.payloads();
+    match files.len(payload)? {
+        Some(found) if found == len => {}
+        Some(found) => {
+            let fault = format!("its file has {found} bytes, its block says {len}");
+            return Ok(Look::Damaged(fault));
         }
-        Some(_) => {}
+        None => return Ok(Look::Damaged("its file is missing".to_owned())),
     }
-    // A sector that cannot be read is damage, too.
-    let opened = DirectFile::open(&files.path(payload));
-    let file = opened.map_err(|error| format!("its file cannot be opened: {error}"))?;
-    verify_copy(Paced { file, each }, len, payload)
+    let mut stopped = false;
+    let opened = DirectFile::open(&files.path(payload)).map_err(StreamError::Io);
+    let verified = opened.and_then(|file| {
+        let mut paced = Paced {
+            file,
+            pace: options.pace,
+            stopped: &mut stopped,
+        };
+        verify_stream_bytes(&mut paced, len, payload)
+    });
+    match verified {
+        Ok(_) => Ok(Look::Whole),
+        Err(_) if stopped => Ok(Look::Stopped),
+        Err(StreamError::Io(error)) if is_shortage(&error) => {
+            Err(ChainError::io("read a payload again", error))
+        }
+        // A sector that cannot be read is damage, too.
+        Err(error) => Ok(Look::Damaged(error.to_string())),
+    }
 }
 
-fn verify_copy(mut from: impl Read, len: u64, payload: PayloadHash) -> Result<(), String> {
-    match verify_stream_bytes(&mut from, len, payload) {
-        Ok(_) => Ok(()),
-        Err(StreamError::Io(error)) => Err(format!("its file cannot be read: {error}")),
-        Err(error) => Err(error.to_string()),
-    }
+/// Whether the system lacked something that has nothing to do with the file.
+fn is_shortage(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [libc::EMFILE, libc::ENFILE, libc::ENOMEM].contains(&code))
 }
 
 /// Says how much was read, after each piece.
-struct Paced<'a, R> {
-    file: R,
-    each: &'a mut dyn FnMut(u64) -> io::Result<()>,
+struct Paced<'a> {
+    file: DirectFile,
+    pace: &'a dyn Fn(u64) -> ControlFlow<()>,
+    stopped: &'a mut bool,
 }
 
-impl<R: Read> Read for Paced<'_, R> {
+impl Read for Paced<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
-        // `Interrupted` would be tried again.
-        (self.each)(read as u64).map_err(|_| io::Error::other("the pass is to end"))?;
+        if (self.pace)(read as u64).is_break() {
+            *self.stopped = true;
+            // Not `Interrupted`, which would be tried again.
+            return Err(io::Error::other("the pass is to end"));
+        }
         Ok(read)
     }
 }

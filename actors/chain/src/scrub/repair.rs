@@ -4,9 +4,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use blyan_formats::PayloadHash;
+use blyan_formats::tensorblock::verify_stream_bytes;
 
 use super::direct::DirectFile;
-use super::verify_copy;
 use crate::snapshot;
 use crate::store::{DataDir, PayloadDir, RocksStore, Store as _};
 
@@ -29,7 +29,7 @@ pub(super) fn repair(
     for copy in copies {
         match take(files, payload, len, &copy, damaged.as_ref()) {
             Ok(()) => {
-                relink(&snapshots, &files.path(payload), payload, damaged.as_ref());
+                relink(store, &snapshots, payload, damaged.as_ref());
                 return Ok(copy);
             }
             Err(why) => whys.push(format!("{}: {why}", copy.display())),
@@ -64,11 +64,11 @@ fn take(
         return Err(format!("it has {} bytes", meta.len()));
     }
     let mut to = files.writer().map_err(|error| error.to_string())?;
-    let from = Copying {
+    let mut from = Copying {
         from: DirectFile::open(copy).map_err(say)?,
         to: &mut to,
     };
-    verify_copy(from, len, payload)?;
+    verify_stream_bytes(&mut from, len, payload).map_err(|error| error.to_string())?;
     let named = to.finish(payload).and_then(|()| files.sync_names());
     named.map_err(|error| error.to_string())
 }
@@ -93,17 +93,21 @@ impl<R: Read, W: Write> Read for Copying<R, W> {
 
 /// Snapshots that hold a link to the damaged file get one to the repaired file.
 fn relink(
+    store: &RocksStore,
     snapshots: &[DataDir],
-    repaired: &Path,
     payload: PayloadHash,
     damaged: Option<&Metadata>,
 ) {
     let Some(damaged) = damaged else { return };
+    let repaired = store.payloads().path(payload);
     for snapshot in snapshots {
         let link = snapshot.payload(payload);
-        if fs::metadata(&link).is_ok_and(|meta| same_file(damaged, &meta))
-            && let Err(error) = snapshot::replace_by_link(repaired, &link)
-        {
+        if !fs::metadata(&link).is_ok_and(|meta| same_file(damaged, &meta)) {
+            continue;
+        }
+        let changed = snapshot::replace_by_link(&repaired, &link)
+            .and_then(|_| store.disk().sync_dir(&snapshot.payloads()));
+        if let Err(error) = changed {
             tracing::warn!(%error, link = %link.display(), "a snapshot keeps a damaged payload");
         }
     }

@@ -2,9 +2,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use blyan_formats::PayloadHash;
+use parking_lot::Mutex;
 
 use super::{DataDir, Disk, Need, Room};
 use crate::ChainError;
@@ -22,9 +23,26 @@ pub struct PayloadDir {
     disk: Arc<dyn Disk>,
     room: Room,
     next_temp: AtomicU64,
-    /// Whether a file may have got its name since the folder was synced: a sync of a folder costs as much as that of
-    /// the database's log, also where nothing has changed.
-    unsynced: AtomicBool,
+    names: Mutex<Names>,
+}
+
+/// Which names of the folder are durable: a sync of a folder costs as much as that of the database's log, also where
+/// nothing has changed.
+enum Names {
+    /// All.
+    Synced,
+    /// A file may have got its name since the last sync.
+    Unsynced,
+    /// A sync failed. One more that succeeds would say nothing of the names that this one dropped.
+    Lost(ChainError),
+}
+
+impl Names {
+    fn changed(&mut self) {
+        if matches!(self, Self::Synced) {
+            *self = Self::Unsynced;
+        }
+    }
 }
 
 /// What [`PayloadDir::clean_temp`] found and removed.
@@ -44,7 +62,7 @@ impl PayloadDir {
             layout,
             disk,
             next_temp: AtomicU64::new(0),
-            unsynced: AtomicBool::new(true),
+            names: Mutex::new(Names::Unsynced),
         }
     }
 
@@ -141,19 +159,26 @@ impl PayloadDir {
         Ok(true)
     }
 
-    /// Makes the names of all finished payload files durable.
+    /// Makes the names of all finished payload files durable. Once it has failed it fails for as long as this store is
+    /// open.
     ///
     /// # Errors
     /// [`ChainError::NotDurable`].
     pub(crate) fn sync_names(&self) -> Result<(), ChainError> {
-        if !self.unsynced.swap(false, Ordering::SeqCst) {
-            return Ok(());
+        // Held over the sync: whoever finds nothing to sync must not go on before the one that syncs has ended.
+        let mut names = self.names.lock();
+        match &*names {
+            Names::Synced => return Ok(()),
+            Names::Lost(error) => return Err(error.clone()),
+            Names::Unsynced => {}
         }
         let synced = self.disk.sync_dir(&self.layout.payloads());
-        synced.map_err(|error| {
-            self.unsynced.store(true, Ordering::SeqCst);
-            ChainError::not_durable("the payload folder", &error)
-        })
+        let synced = synced.map_err(|error| ChainError::not_durable("the payload folder", &error));
+        *names = match &synced {
+            Ok(()) => Names::Synced,
+            Err(error) => Names::Lost(error.clone()),
+        };
+        synced
     }
 
     /// Removes what an interrupted import left under temporary names.
@@ -211,13 +236,12 @@ impl PayloadWriter<'_> {
     pub fn finish(mut self, payload: PayloadHash) -> Result<(), ChainError> {
         let named = self.dir.path(payload);
         let disk = &self.dir.disk;
-        let unsynced = &self.dir.unsynced;
-        // Before as well: whoever finds the name must find that it is not synced.
-        unsynced.store(true, Ordering::SeqCst);
-        let done = disk
-            .sync_file(&self.file)
-            .and_then(|()| disk.rename(&self.temp, &named));
-        unsynced.store(true, Ordering::SeqCst);
+        let done = disk.sync_file(&self.file).and_then(|()| {
+            // Whoever finds the name finds that it is not synced, and no sync counts that was begun before.
+            let mut names = self.dir.names.lock();
+            names.changed();
+            disk.rename(&self.temp, &named)
+        });
         self.finished = done.is_ok();
         done.map_err(|error| ChainError::not_durable("a payload file", &error))
     }
@@ -253,5 +277,65 @@ impl Drop for PayloadWriter<'_> {
         if let Err(error) = fs::remove_file(&self.temp) {
             tracing::warn!(%error, "an unfinished payload file could not be removed; the next start does it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    use super::super::RealDisk;
+    use super::*;
+
+    /// Says that a sync of a folder has begun, and ends it as it is told.
+    struct Gate {
+        begun: Mutex<Sender<()>>,
+        end: Mutex<Receiver<io::Result<()>>>,
+    }
+
+    impl Disk for Gate {
+        fn sync_file(&self, file: &File) -> io::Result<()> {
+            RealDisk.sync_file(file)
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            RealDisk.rename(from, to)
+        }
+
+        fn sync_dir(&self, _: &Path) -> io::Result<()> {
+            self.begun.lock().send(()).unwrap();
+            self.end.lock().recv().unwrap()
+        }
+
+        fn write_batch(&self, write: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+            write()
+        }
+    }
+
+    #[test]
+    fn no_sync_of_names_ends_well_before_the_one_that_it_leaves_them_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = DataDir::new(dir.path());
+        fs::create_dir(layout.payloads()).unwrap();
+        let ((begin, begun), (say_end, end)) = (channel(), channel());
+        let gate = Gate {
+            begun: Mutex::new(begin),
+            end: Mutex::new(end),
+        };
+        let files = PayloadDir::new(layout, Arc::new(gate));
+        files.put(PayloadHash::of_bytes(b"1"), b"1").unwrap();
+        let (tell, told) = channel();
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| files.sync_names());
+            begun.recv().unwrap();
+            scope.spawn(|| tell.send(files.sync_names()).unwrap());
+            assert!(told.recv_timeout(Duration::from_millis(50)).is_err());
+            say_end.send(Err(io::Error::other("no more"))).unwrap();
+            assert!(first.join().unwrap().is_err());
+            assert!(told.recv().unwrap().is_err());
+        });
+        files.put(PayloadHash::of_bytes(b"2"), b"2").unwrap();
+        assert!(files.sync_names().is_err(), "what is lost stays lost");
     }
 }

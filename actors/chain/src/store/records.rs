@@ -62,17 +62,34 @@ impl<S: Store + ?Sized> Records<'_, S> {
     /// # Errors
     /// As [`Records::block`].
     pub fn blocks(&self) -> Result<Vec<(BlockHash, SignedBlock)>, ChainError> {
-        let (mut blocks, mut unread) = (Vec::new(), Vec::new());
+        let mut blocks = Vec::new();
+        self.each_block(|hash, block| blocks.push((hash, block)))?;
+        Ok(blocks)
+    }
+
+    /// Visits every block, in the order of their hashes, with few of them in memory at a time.
+    ///
+    /// # Errors
+    /// As [`Records::block`].
+    pub(crate) fn each_block(
+        &self,
+        mut visit: impl FnMut(BlockHash, SignedBlock),
+    ) -> Result<(), ChainError> {
+        let mut unread = Vec::new();
+        let mut read = |unread: &mut Vec<_>| -> Result<(), ChainError> {
+            let blocks = read_blocks(unread)?.into_iter();
+            blocks.for_each(|(hash, block)| visit(hash, block));
+            unread.clear();
+            Ok(())
+        };
         self.each(Family::Headers, &[], |key, value| {
             unread.push((block_hash(Family::Headers, key)?, value.to_vec()));
             if unread.len() == READ_TOGETHER {
-                blocks.extend(read_blocks(&unread)?);
-                unread.clear();
+                read(&mut unread)?;
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        blocks.extend(read_blocks(&unread)?);
-        Ok(blocks)
+        read(&mut unread)
     }
 
     /// Who accepted the block, when and why.
