@@ -5,9 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blyan_chain::{ChainError, ChainReader, DataDir, RocksStore, VerifyOptions, snapshot, verify};
+use blyan_chain::uploads::Uploads;
+use blyan_chain::{
+    ChainError, ChainReader, DataDir, RealDisk, RocksStore, VerifyOptions, snapshot, verify,
+};
 
-use crate::script::{Fact, Said, request_of};
+use crate::script::{Fact, Said, request_of, uploads_config};
 
 const HELD_MAX: Duration = Duration::from_secs(5);
 
@@ -24,7 +27,13 @@ pub fn follow(kept: &mut BTreeSet<Fact>, said: &[Said]) {
                 kept.insert(fact.clone());
             }
             Said::Snapshotting => in_snapshot.clone_from(kept),
-            Said::Restoring(_) => kept.clone_from(&in_snapshot),
+            Said::Dropped(block) => {
+                kept.retain(|fact| !matches!(fact, Fact::Upload(of, _) if of == block));
+            }
+            // Uploads are no part of snapshots, and stay.
+            Said::Restoring(_) => {
+                kept.retain(|fact| in_snapshot.contains(fact) || matches!(fact, Fact::Upload(..)));
+            }
             Said::Refused(_) | Said::Done => {}
         }
     }
@@ -38,8 +47,13 @@ pub fn check(dir: &Path, kept: &BTreeSet<Fact>) -> Result<(), String> {
         Err(ChainError::NoChain(_)) if kept.is_empty() => {}
         Err(error) => return Err(format!("to verify: {error}")),
     }
-    let reader = ChainReader::open(store).map_err(|error| format!("to read: {error}"))?;
-    let lost = kept.iter().filter(|fact| !holds(dir, &reader, fact));
+    let uploads = Uploads::open(DataDir::new(dir), Arc::new(RealDisk), uploads_config(), 0);
+    let there = There {
+        dir,
+        reader: ChainReader::open(store).map_err(|error| format!("to read: {error}"))?,
+        uploads: uploads.map_err(|error| format!("to read the uploads: {error}"))?,
+    };
+    let lost = kept.iter().filter(|fact| !there.holds(fact));
     let lost: Vec<_> = lost.collect();
     if lost.is_empty() {
         Ok(())
@@ -65,15 +79,30 @@ pub fn while_held<T>(take: impl Fn() -> Result<T, ChainError>) -> Result<T, Chai
     }
 }
 
-fn holds(dir: &Path, reader: &ChainReader<RocksStore>, fact: &Fact) -> bool {
-    match fact {
-        Fact::Block(hash) => reader.block(*hash).is_ok(),
-        Fact::Receipt(number) => matches!(reader.receipt(&request_of(*number)), Ok(Some(_))),
-        Fact::Snapshot(id) => {
-            let found = snapshot::find(&DataDir::new(dir), Some(id));
-            found.is_ok_and(|found| {
-                snapshot::verify_snapshot(&found, VerifyOptions::default()).is_ok()
-            })
+/// What is in a directory.
+struct There<'a> {
+    dir: &'a Path,
+    reader: ChainReader<RocksStore>,
+    uploads: Uploads,
+}
+
+impl There<'_> {
+    fn holds(&self, fact: &Fact) -> bool {
+        match fact {
+            Fact::Block(hash) => self.reader.block(*hash).is_ok(),
+            Fact::Receipt(number) => {
+                matches!(self.reader.receipt(&request_of(*number)), Ok(Some(_)))
+            }
+            Fact::Snapshot(id) => {
+                let found = snapshot::find(&DataDir::new(self.dir), Some(id));
+                found.is_ok_and(|found| {
+                    snapshot::verify_snapshot(&found, VerifyOptions::default()).is_ok()
+                })
+            }
+            Fact::Upload(block, bytes) => {
+                let upload = self.uploads.of_block(*block);
+                upload.is_some_and(|upload| upload.received >= *bytes)
+            }
         }
     }
 }

@@ -28,7 +28,7 @@ pub enum Kind {
 }
 
 /// What happens at a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The process ends before the call.
     Kill,

@@ -1,21 +1,23 @@
 //! Kills at random moments, on one store for many of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::check::{check, follow};
 use crate::double::{Plan, draw};
 use crate::power::Cut;
-use crate::run::{Order, Place};
-use crate::script::Fact;
+use crate::run::{Ended, Order, Place};
+use crate::script::{Fact, Said};
 
 /// Replays the random moments of an earlier run.
 const SEED_VAR: &str = "BLYAN_TEST_SEED";
-/// How many kills each of the tests makes.
+/// How many processes each of the tests kills.
 const KILLS_VAR: &str = "BLYAN_CHAOS";
 const KILLS: u64 = 12;
-/// A fresh store after so many: what is verified each time grows with every round.
-const KILLS_OF_A_STORE: u64 = 25;
+/// A fresh store after so many children: what is verified each time grows with every round.
+const ROUNDS_OF_A_STORE: u64 = 25;
+/// Children for each that is to be killed: some end before, by a failed sync or because they are through.
+const ROUNDS_OF_A_KILL: u64 = 6;
 /// One sync in so many fails.
 const FLAKY: u64 = 24;
 
@@ -47,13 +49,42 @@ fn time_of_a_round() -> Duration {
     began.elapsed()
 }
 
-/// What became of many kills.
+/// What became of many children.
 #[derive(Debug, Default)]
 struct Tally {
-    killed: u64,
+    /// By what they were at.
+    killed: BTreeMap<&'static str, u64>,
     done: u64,
     refused: u64,
     facts: usize,
+}
+
+impl Tally {
+    fn kills(&self) -> u64 {
+        self.killed.values().sum()
+    }
+
+    fn count(&mut self, ended: &Ended) {
+        if !ended.status.success() {
+            *self.killed.entry(at(&ended.said)).or_default() += 1;
+        } else if ended.done() {
+            self.done += 1;
+        } else {
+            self.refused += 1;
+        }
+    }
+}
+
+/// What a child was at, by what it said last.
+fn at(said: &[Said]) -> &'static str {
+    match said.last() {
+        Some(Said::Holds(Fact::Upload(..)) | Said::Dropped(_)) => "upload",
+        Some(Said::Holds(Fact::Receipt(_) | Fact::Snapshot(_))) => "receipt",
+        Some(Said::Snapshotting) => "snapshot",
+        Some(Said::Restoring(_)) => "restore",
+        Some(Said::Holds(Fact::Block(_))) => "append",
+        None | Some(Said::Refused(_) | Said::Done) => "beginning or end",
+    }
 }
 
 struct Chaos {
@@ -78,24 +109,26 @@ impl Chaos {
 
     fn run(mut self) {
         let kills = kills();
-        let mut first = 0;
-        while first < kills {
-            self.on_one_store(first..kills.min(first + KILLS_OF_A_STORE));
-            first += KILLS_OF_A_STORE;
+        let mut rounds = 0;
+        while self.tally.kills() < kills {
+            assert!(
+                rounds < kills * ROUNDS_OF_A_KILL,
+                "too few were killed in time: {:?}",
+                self.tally
+            );
+            self.on_one_store(rounds..rounds + ROUNDS_OF_A_STORE, kills);
+            rounds += ROUNDS_OF_A_STORE;
         }
         println!("{:?}, seed {}", self.tally, self.seed);
-        assert!(
-            self.tally.killed > kills / 4,
-            "too few were killed in time: {:?}",
-            self.tally
-        );
     }
 
-    fn on_one_store(&mut self, rounds: std::ops::Range<u64>) {
+    fn on_one_store(&mut self, rounds: std::ops::Range<u64>, kills: u64) {
         let (place, mut kept) = (Place::new(), BTreeSet::new());
         for round in rounds {
-            let survived = self.round(&place, round, &mut kept);
-            survived.unwrap_or_else(|why| panic!("round {round}, seed {}: {why}", self.seed));
+            if self.tally.kills() < kills {
+                let survived = self.round(&place, round, &mut kept);
+                survived.unwrap_or_else(|why| panic!("round {round}, seed {}: {why}", self.seed));
+            }
         }
         self.tally.facts += kept.len();
     }
@@ -113,10 +146,12 @@ impl Chaos {
         running.child.kill().map_err(|error| error.to_string())?;
         let ended = running.wait();
         ended.orderly()?;
-        self.tally.killed += u64::from(!ended.status.success());
-        self.tally.done += u64::from(ended.done());
-        self.tally.refused += u64::from(ended.status.success() && !ended.done());
+        self.tally.count(&ended);
         follow(kept, &ended.said);
+        if !ended.status.success() && place.struck().is_some() {
+            // A failed sync ends an upload; whether it did, this child could not say any more.
+            kept.retain(|fact| !matches!(fact, Fact::Upload(..)));
+        }
         if let Some(cut) = self.cut {
             place.take(&place.cut(cut(round)));
         }

@@ -8,12 +8,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use blyan_chain::compose::{Weights, weights_block};
+use blyan_chain::uploads::{UploadError, UploadId, Uploads, UploadsConfig};
 use blyan_chain::{
     ChainError, ChainReader, ChainWriter, DataDir, Disk, NewBlock, RealDisk, RocksStore,
     Store as _, VerifyOptions, snapshot,
 };
 use blyan_formats::bodies::Payload as _;
-use blyan_formats::{BlockHash, BlockType, ManifestBody, TensorBuf, write_tensorblock};
+use blyan_formats::tensorblock::{TensorSpec, verify_stream_bytes};
+use blyan_formats::{
+    BlockHash, BlockType, ManifestBody, SignedBlock, TensorBuf, TensorName, write_tensorblock,
+};
 use blyan_protocol::{Receipt, RequestId};
 
 use crate::check;
@@ -26,6 +30,12 @@ use crate::support::{
 pub const RECEIPTS: [std::ops::Range<u64>; 3] = [0..3, 3..5, 5..6];
 /// Room for the numbers of a round's receipts.
 const ROUND_LEN: u64 = 10;
+/// Tensors of a round that are appended; the one after them is uploaded.
+const APPENDED: usize = 2;
+const PIECES: usize = 3;
+
+/// What a script stops at: an error of the chain or of the uploads.
+type Stop = Box<dyn std::error::Error>;
 
 /// Something that may be lost.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +43,8 @@ pub enum Fact {
     Block(BlockHash),
     Receipt(u64),
     Snapshot(String),
+    /// So many bytes of the upload of this block.
+    Upload(BlockHash, u64),
 }
 
 /// What a script says.
@@ -42,7 +54,9 @@ pub enum Said {
     Holds(Fact),
     /// A snapshot is being made: it holds what was said before.
     Snapshotting,
-    /// From now on what came after this snapshot may be gone.
+    /// The upload of this block is gone, and its client was told.
+    Dropped(BlockHash),
+    /// From now on what came after this snapshot may be gone, but for uploads.
     Restoring(String),
     /// The script met an error, and has looked at what a reader sees.
     Refused(String),
@@ -56,6 +70,8 @@ impl fmt::Display for Said {
             Self::Holds(Fact::Block(hash)) => write!(f, "said block {hash}"),
             Self::Holds(Fact::Receipt(number)) => write!(f, "said receipt {number}"),
             Self::Holds(Fact::Snapshot(id)) => write!(f, "said snapshot {id}"),
+            Self::Holds(Fact::Upload(block, bytes)) => write!(f, "said upload {block} {bytes}"),
+            Self::Dropped(block) => write!(f, "said dropped {block}"),
             Self::Snapshotting => f.write_str("said snapshotting"),
             Self::Restoring(id) => write!(f, "said restoring {id}"),
             Self::Refused(why) => write!(f, "said refused {why}"),
@@ -71,6 +87,12 @@ impl FromStr for Said {
         let (_, said) = line.split_once("said ").ok_or(())?;
         let (what, of) = said.split_once(' ').unwrap_or((said, ""));
         Ok(match what {
+            "upload" => {
+                let (block, bytes) = of.split_once(' ').ok_or(())?;
+                let block = block.parse().map_err(|_| ())?;
+                Self::Holds(Fact::Upload(block, bytes.parse().map_err(|_| ())?))
+            }
+            "dropped" => Self::Dropped(of.parse().map_err(|_| ())?),
             "block" => Self::Holds(Fact::Block(of.parse().map_err(|_| ())?)),
             "receipt" => Self::Holds(Fact::Receipt(of.parse().map_err(|_| ())?)),
             "snapshot" => Self::Holds(Fact::Snapshot(of.to_owned())),
@@ -138,8 +160,8 @@ pub struct Script<'a> {
 }
 
 impl Script<'_> {
-    /// Import, blocks of this round, receipts, snapshot, receipts, restore, receipts. After an error it says what a
-    /// reader of the same store sees.
+    /// Import, blocks of this round, an upload, receipts, snapshot, receipts, restore, receipts. After an error it says
+    /// what a reader of the same store sees.
     pub fn run(&self) {
         match self.rounds() {
             Ok(()) => (self.say)(Said::Done),
@@ -147,7 +169,7 @@ impl Script<'_> {
         }
     }
 
-    fn rounds(&self) -> Result<(), ChainError> {
+    fn rounds(&self) -> Result<(), Stop> {
         let store = self.open()?;
         let done = self.before_restore(&store);
         self.look(&store);
@@ -164,7 +186,7 @@ impl Script<'_> {
         let chain = open_chain(Arc::clone(&store), &key(1))?;
         let done = self.record(&chain, 2);
         self.look(&store);
-        done
+        Ok(done?)
     }
 
     fn open(&self) -> Result<Arc<RocksStore>, ChainError> {
@@ -174,9 +196,10 @@ impl Script<'_> {
         }
     }
 
-    fn before_restore(&self, store: &Arc<RocksStore>) -> Result<Until, ChainError> {
+    fn before_restore(&self, store: &Arc<RocksStore>) -> Result<Until, Stop> {
         self.look(store);
-        let chain = self.append(store)?;
+        let (mut chain, architecture) = self.append(store)?;
+        self.upload_all(&mut chain, architecture)?;
         self.record(&chain, 0)?;
         if self.until == Until::Receipts {
             // The store stays open: closing it would sync what the log was to hold.
@@ -190,8 +213,11 @@ impl Script<'_> {
         Ok(Until::End)
     }
 
-    /// The import, as `blyan import` makes it, and two blocks of this round.
-    fn append(&self, store: &Arc<RocksStore>) -> Result<ChainWriter<RocksStore>, ChainError> {
+    /// The import, as `blyan import` makes it, and blocks of this round. Returns the architecture's block, too.
+    fn append(
+        &self,
+        store: &Arc<RocksStore>,
+    ) -> Result<(ChainWriter<RocksStore>, BlockHash), ChainError> {
         let mut chain = open_chain(Arc::clone(store), &key(1))?;
         self.holds(Fact::Block(chain.index().genesis().unwrap()));
         let architecture = append_architecture(&mut chain, &key(1))?;
@@ -205,9 +231,58 @@ impl Script<'_> {
             self.append_all(&mut chain, batch)?;
         }
         self.publish(&mut chain, architecture, &blocks)?;
-        let new = self.blocks_of_round(&chain, architecture)?;
+        let mut new = Vec::new();
+        for tensor in tensors_of_round(self.round).take(APPENDED) {
+            store.payloads().put(tensor.payload, &tensor.bytes)?;
+            new.push(block_over(&chain, &tensor, architecture, self.round)?);
+        }
         self.append_all(&mut chain, &new)?;
-        Ok(chain)
+        Ok((chain, architecture))
+    }
+
+    /// Uploads an expert of the round before, which may have been cut off, and one of this round.
+    fn upload_all(
+        &self,
+        chain: &mut ChainWriter<RocksStore>,
+        architecture: BlockHash,
+    ) -> Result<(), Stop> {
+        let layout = DataDir::new(self.dir);
+        let uploads = Uploads::open(layout, Arc::new(self.disk), uploads_config(), 0)?;
+        for round in self.round.saturating_sub(1)..=self.round {
+            let tensor = tensors_of_round(round).nth(APPENDED).unwrap();
+            let new = block_over(chain, &tensor, architecture, round)?;
+            let sent = self.send(&uploads, round, &new.block, &tensor);
+            if let Err(UploadError::NotDurable { .. }) = sent {
+                (self.say)(Said::Dropped(new.block.hash()));
+            }
+            let id = sent?;
+            self.append_all(chain, &[new])?;
+            uploads.stored(id)?;
+        }
+        Ok(())
+    }
+
+    /// Begins an upload, or goes on with it where an earlier child was, until it is a payload file.
+    fn send(
+        &self,
+        uploads: &Uploads,
+        round: u64,
+        block: &SignedBlock,
+        tensor: &TestTensor,
+    ) -> Result<UploadId, UploadError> {
+        let id = UploadId::from_random(u128::from(round).to_be_bytes());
+        let (mut upload, _) = uploads.begin(id, block, &spec_of(tensor), NOW_MS)?;
+        let piece_len = tensor.bytes.len().div_ceil(PIECES);
+        loop {
+            self.holds(Fact::Upload(upload.block, upload.received));
+            let rest = &tensor.bytes[usize::try_from(upload.received).unwrap()..];
+            let Some(piece) = rest.chunks(piece_len).next() else {
+                break;
+            };
+            upload = uploads.write(upload.id, upload.received, piece, NOW_MS)?;
+        }
+        uploads.publish(upload.id)?;
+        Ok(upload.id)
     }
 
     fn append_all(
@@ -239,54 +314,6 @@ impl Script<'_> {
         let manifest = chain.append_meta(BlockType::Manifest, body, NOW_MS, &key(1), NOW_MS)?;
         self.holds(Fact::Block(manifest));
         Ok(())
-    }
-
-    fn blocks_of_round(
-        &self,
-        chain: &ChainWriter<RocksStore>,
-        meta_ref: BlockHash,
-    ) -> Result<Vec<NewBlock>, ChainError> {
-        let experts = tensors()
-            .into_iter()
-            .filter(|tensor| tensor.name.expert().is_some());
-        let new = experts.take(2).map(|tensor| self.tensor_of_round(&tensor));
-        new.map(|tensor| {
-            chain
-                .store()
-                .payloads()
-                .put(tensor.payload, &tensor.bytes)?;
-            let weights = Weights {
-                name: tensor.name,
-                payload: tensor.payload,
-                payload_len: tensor.bytes.len() as u64,
-                meta_ref,
-                parents: Vec::new(),
-                supersedes: Vec::new(),
-            };
-            weights_block(chain.index(), weights, NOW_MS + self.round, &key(1))
-        })
-        .collect()
-    }
-
-    /// Other values for a tensor than any other round has.
-    fn tensor_of_round(&self, of: &TestTensor) -> TestTensor {
-        let (rows, cols) = crate::support::architecture()
-            .tensor_shape(&of.name)
-            .unwrap();
-        let (rows, cols) = (
-            usize::try_from(rows).unwrap(),
-            usize::try_from(cols).unwrap(),
-        );
-        let first = self.round as f32 + 1.0;
-        let values = (0..rows * cols).map(|at| first + at as f32).collect();
-        let tensor = TensorBuf::fp32(rows, cols, values).unwrap();
-        let mut bytes = Vec::new();
-        let written = write_tensorblock(&tensor.as_tensor(), &mut bytes).unwrap();
-        TestTensor {
-            name: of.name,
-            payload: written.payload_hash,
-            bytes,
-        }
     }
 
     fn record(&self, chain: &ChainWriter<RocksStore>, part: usize) -> Result<(), ChainError> {
@@ -335,4 +362,62 @@ fn receipt_of(number: u64) -> Receipt {
         request_id: request_of(number),
         ..receipt(1, NOW_MS + number)
     }
+}
+
+/// Room for whatever many children leave open.
+pub fn uploads_config() -> UploadsConfig {
+    UploadsConfig {
+        open_max: 1000,
+        open_per_key_max: 1000,
+        per_key_per_day: 1000,
+        ..UploadsConfig::default()
+    }
+}
+
+/// Experts with values that no other round has.
+fn tensors_of_round(round: u64) -> impl Iterator<Item = TestTensor> {
+    let experts = tensors()
+        .into_iter()
+        .filter(|tensor| tensor.name.expert().is_some());
+    experts.map(move |of| {
+        let [rows, cols] = shape_of(&of.name);
+        let first = round as f32 + 1.0;
+        let values: Vec<_> = (0..rows * cols).map(|at| first + at as f32).collect();
+        // The kind that uploads must be of.
+        let tensor = TensorBuf::quantise_int8_blocks(rows, cols, &values).unwrap();
+        let mut bytes = Vec::new();
+        let written = write_tensorblock(&tensor.as_tensor(), &mut bytes).unwrap();
+        TestTensor {
+            name: of.name,
+            payload: written.payload_hash,
+            bytes,
+        }
+    })
+}
+
+fn shape_of(name: &TensorName) -> [usize; 2] {
+    let (rows, cols) = crate::support::architecture().tensor_shape(name).unwrap();
+    [rows, cols].map(|len| usize::try_from(len).unwrap())
+}
+
+fn spec_of(tensor: &TestTensor) -> TensorSpec {
+    let len = tensor.bytes.len() as u64;
+    verify_stream_bytes(&mut tensor.bytes.as_slice(), len, tensor.payload).unwrap()
+}
+
+fn block_over(
+    chain: &ChainWriter<RocksStore>,
+    tensor: &TestTensor,
+    meta_ref: BlockHash,
+    round: u64,
+) -> Result<NewBlock, ChainError> {
+    let weights = Weights {
+        name: tensor.name,
+        payload: tensor.payload,
+        payload_len: tensor.bytes.len() as u64,
+        meta_ref,
+        parents: Vec::new(),
+        supersedes: Vec::new(),
+    };
+    weights_block(chain.index(), weights, NOW_MS + round, &key(1))
 }
