@@ -1,5 +1,6 @@
 //! The command line.
 
+mod adopt;
 mod audit;
 mod bench;
 mod export;
@@ -108,6 +109,8 @@ enum ModelCommand {
     Info(model::InfoArgs),
     /// Write one expert's weights for other tools; `blyan miner extract` takes them back
     Extract(extract::ExtractArgs),
+    /// Let a running node answer with these experts in place of those that it has; older blocks lead back
+    Adopt(adopt::AdoptArgs),
 }
 
 /// Runs the command line; `faults` are those of the process.
@@ -145,6 +148,7 @@ impl Command {
             Self::Export(args) => export::run(config, &args)?,
             Self::Model(ModelCommand::Info(args)) => model::info(config, &args)?,
             Self::Model(ModelCommand::Extract(args)) => extract::run(config, &args)?,
+            Self::Model(ModelCommand::Adopt(args)) => adopt::run(config, &args)?,
             Self::Generate(args) => generate::run(config, &args)?,
             Self::Bench(command) => bench::run(config, &command)?,
             Self::Receipts(args) => receipts::run(config, &args)?,
