@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long mutants mutants-core mutants-rules mutants-audit
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long mutants mutants-core mutants-rules mutants-audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -109,6 +109,9 @@ chaos-flips: build venv ## 100 flipped bits of a store, each found before use
 
 chaos-uploads: build venv ## 200 kills of a node that takes uploads all the time (about six minutes)
 	BLYAN_CHAOS=200 $(pytest) -s tests/e2e/test_uploads.py
+
+chaos-adoption: build venv ## 100 kills while the model changes, 80 changes under eight streams (about twelve minutes)
+	BLYAN_CHAOS=100 BLYAN_ADOPTIONS=80 $(pytest) -s tests/e2e/test_adoption.py
 
 storm: setup ## the supervision runtime under 10,000 panics and a minute of ten times too many calls
 	@$(MAKE) -s --no-print-directory cargo-storm

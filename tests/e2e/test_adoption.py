@@ -1,5 +1,5 @@
 """A changed expert becomes part of the model that answers, by an admin's word: what was begun before ends as it began.
-BLYAN_CHAOS sets the number of kills."""
+BLYAN_CHAOS sets the number of kills, BLYAN_ADOPTIONS that of changes back and forth."""
 
 import json
 import os
