@@ -113,6 +113,13 @@ chaos-uploads: build venv ## 200 kills of a node that takes uploads all the time
 chaos-adoption: build venv ## 100 kills while the model changes, 80 changes under eight streams (about twelve minutes)
 	BLYAN_CHAOS=100 BLYAN_ADOPTIONS=80 $(pytest) -s tests/e2e/test_adoption.py
 
+chaos-chain: setup ## four times 500 kills of appends, uploads, snapshots, restores; every fault at every call of them (about half an hour)
+	@$(MAKE) -s --no-print-directory cargo-chaos-chain
+
+.PHONY: cargo-chaos-chain
+cargo-chaos-chain:
+	BLYAN_CHAOS=500 BLYAN_FAULTS=every cargo test -p blyan-chain --locked --test faults -- --nocapture
+
 storm: setup ## the supervision runtime under 10,000 panics and a minute of ten times too many calls
 	@$(MAKE) -s --no-print-directory cargo-storm
 

@@ -237,7 +237,11 @@ impl Double {
             return Verdict::Fail(libc::ENOSPC);
         }
         match self.plan {
-            Plan::At(fault, at) if at == number && fault.fits(kind) => {
+            Plan::At(fault, at) if at == number => {
+                if !fault.fits(kind) {
+                    // Nothing more can come of this run.
+                    real::kill_self();
+                }
                 self.note_strike(path);
                 self.strike(fault)
             }

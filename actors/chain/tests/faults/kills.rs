@@ -15,11 +15,11 @@ const SEED_VAR: &str = "BLYAN_TEST_SEED";
 const KILLS_VAR: &str = "BLYAN_CHAOS";
 const KILLS: u64 = 12;
 /// A fresh store after so many children: what is verified each time grows with every round.
-const ROUNDS_OF_A_STORE: u64 = 25;
+const ROUNDS_OF_A_STORE: u64 = 10;
 /// Children for each that is to be killed: some end before, by a failed sync or because they are through.
 const ROUNDS_OF_A_KILL: u64 = 6;
 /// One sync in so many fails.
-const FLAKY: u64 = 24;
+const FLAKY: u64 = 96;
 
 pub fn seed() -> u64 {
     let given = std::env::var(SEED_VAR)
