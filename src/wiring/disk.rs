@@ -68,8 +68,12 @@ impl Scrubbing {
             }
             let (pass, runtime) = (Arc::clone(&this), Handle::current());
             let done = tokio::task::spawn_blocking(move || pass.pass(&runtime)).await;
-            if let Ok(Err(error)) = done {
-                tracing::error!(%error, "the scrubber could not go on");
+            let failed = match done {
+                Ok(passed) => passed.err().map(|error| error.to_string()),
+                Err(panicked) => Some(panicked.to_string()),
+            };
+            if let Some(error) = failed {
+                tracing::error!(error, "the scrubber could not go on");
                 let pause = tokio::time::sleep(RETRY);
                 if this.closing.run_until_cancelled(pause).await.is_none() {
                     return;

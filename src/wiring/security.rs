@@ -1,14 +1,21 @@
 //! What the security orchestrator sees and moves: the tree, the experts that failed their hash, and whoever is told.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use blyan_chain::{BlockMeta, ChainHandle, ChainReader, RocksStore, VerifyOptions, verify};
+use blyan_chain::{
+    BlockMeta, ChainHandle, ChainReader, Need, RocksStore, Store as _, VerifyOptions, verify,
+};
 use blyan_formats::bodies::Payload;
 use blyan_formats::{AuditAnchorBody, BlockType, NodeKey, PublicKey, TensorName};
 use blyan_protocol::{BoxFuture, PublicError};
-use blyan_security::audit::{AUDIT_DIR, Action, Anchor, AuditOptions, RealDisk, RecordOutcome};
+use blyan_security::audit::{
+    AUDIT_DIR, Action, Anchor, AuditDisk, AuditOptions, RealDisk, RecordOutcome,
+};
 use blyan_security::{
     AnchorSink, Component, Components, NODE, PortError, Ports, Report, SecurityHandle,
     SecurityOrchestrator,
@@ -55,7 +62,7 @@ pub fn orchestrator(
         dir: config.node.data_dir().join(AUDIT_DIR),
         key: Arc::clone(key),
         segment_len_max: config.security.segment_len_max_bytes,
-        disk: Arc::new(RealDisk),
+        disk: Arc::new(RoomyDisk(Arc::clone(store))),
     };
     let ports = Ports {
         components: Arc::clone(&parts) as Arc<dyn Components>,
@@ -75,6 +82,29 @@ pub fn watch(parts: &Parts, port: &Arc<Port>, security: &SecurityHandle) {
     parts.port.get_or_init(|| Arc::clone(port));
     actix_rt::spawn(tell_exits(port.tree.clone(), security.clone()));
     actix_rt::spawn(tell_corruption(Arc::downgrade(port), security.clone()));
+}
+
+/// The system's own calls, as long as the store's disk is not full: a record that is begun there and not ended would
+/// cost this generation of the orchestrator, and each of those after it.
+struct RoomyDisk(Arc<RocksStore>);
+
+impl AuditDisk for RoomyDisk {
+    fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
+        RealDisk.write(file, bytes)
+    }
+
+    fn sync_file(&self, file: &File) -> io::Result<()> {
+        RealDisk.sync_file(file)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn room(&self) -> io::Result<()> {
+        let room = self.0.payloads().room().check(Need::Decisions);
+        room.map_err(io::Error::other)
+    }
 }
 
 async fn tell_exits(tree: TreeHandle, security: SecurityHandle) {

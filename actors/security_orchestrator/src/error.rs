@@ -49,6 +49,7 @@ impl SecurityError {
                 ErrorCode::InvalidRequest
             }
             Self::Refused(Refusal::Quarantined(_)) => ErrorCode::Quarantined,
+            Self::Audit(AuditError::NoRoom(_)) => ErrorCode::StorageFull,
             Self::Audit(_) => ErrorCode::Internal,
             Self::Call(CallError::Full { .. }) => ErrorCode::Overloaded,
             Self::Call(CallError::Timeout) => ErrorCode::Timeout,
@@ -63,6 +64,9 @@ impl SecurityError {
             Self::Refused(Refusal::Quarantined(_)) => "recover what is named first",
             Self::Refused(Refusal::Decides(_)) => "quarantine what it decides about",
             Self::NotEffective { .. } => "the reason is in the node's status; try again",
+            Self::Audit(AuditError::NoRoom(_)) => {
+                "make room on the disk; the node goes on by itself"
+            }
             Self::Audit(_) => "check the disk, then run `blyan audit verify`",
             Self::Call(_) => "try again in a moment",
         }
@@ -75,6 +79,7 @@ impl From<SecurityError> for PublicError {
         let after = match &error {
             SecurityError::Call(call) => call.retry_after(),
             SecurityError::NotEffective { .. } => Some(Duration::from_secs(1)),
+            SecurityError::Audit(AuditError::NoRoom(_)) => Some(Duration::from_secs(30)),
             _ => None,
         };
         match after {

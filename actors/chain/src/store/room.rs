@@ -17,6 +17,8 @@ pub enum Need {
     Growth,
     /// Records of what was done already, such as receipts: may use half of the reserve.
     Receipts,
+    /// Records of decisions, without which nobody can be put out of service or brought back: three quarters of it.
+    Decisions,
 }
 
 /// Watches how full the disk is, so that a full one is met before RocksDB meets it. It asks the system at every write:
@@ -60,6 +62,7 @@ impl Room {
         self.above(match need {
             Need::Growth => reserve,
             Need::Receipts => reserve / 2,
+            Need::Decisions => reserve / 4,
         })
     }
 
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn receipts_may_use_half_of_what_is_kept_free() {
+    fn receipts_may_use_half_of_what_is_kept_free_and_decisions_more() {
         let dir = tempfile::tempdir().unwrap();
         let room = Room::new(dir.path());
         assert_eq!(room.check(Need::Growth), Ok(()));
@@ -105,8 +108,11 @@ mod tests {
             Err(ChainError::DiskFull { kept, .. }) if kept == free + free / 4
         ));
         assert_eq!(room.check(Need::Receipts), Ok(()));
-        room.keep_free(free * 4);
+        room.keep_free(free * 3);
         assert!(room.check(Need::Receipts).is_err());
+        assert_eq!(room.check(Need::Decisions), Ok(()));
+        room.keep_free(free * 6);
+        assert!(room.check(Need::Decisions).is_err());
         room.keep_free(0);
         assert_eq!(room.check(Need::Growth), Ok(()));
     }

@@ -114,12 +114,14 @@ impl SecurityOrchestrator {
     }
 
     /// Makes a step's entries durable and follows them; nobody hears of them before. On an error nothing was decided
-    /// and this generation ends.
+    /// and this generation ends, but for a want of room, with which it waits for some.
     fn commit(&mut self, step: &Step, ctx: &mut Context<Self>) -> Reply<Vec<Record>> {
         let appended = self.log.append(&step.entries);
         let records = appended.inspect_err(|error| {
             tracing::error!(%error, "nothing is decided until the audit log can be written");
-            self.exit.exit(error.clone().into());
+            if !matches!(error, AuditError::NoRoom(_)) {
+                self.exit.exit(error.clone().into());
+            }
         })?;
         for record in &records {
             self.core.apply(&record.entry());

@@ -21,6 +21,14 @@ pub trait AuditDisk: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Whether there is room for a record: one that is begun without it leaves nobody knows what.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn room(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The system's own calls.

@@ -89,6 +89,9 @@ pub enum AuditError {
     /// A write or its sync failed, now or before: nothing is decided until the log has been opened anew.
     #[error("the audit log could not be made durable: {0}")]
     NotDurable(String),
+    /// There is no room for a record: nothing was written, and the next one may be.
+    #[error("nothing can be written to the audit log: {0}")]
+    NoRoom(String),
 }
 
 impl AuditError {
@@ -108,7 +111,7 @@ impl AuditError {
     pub const fn class(&self) -> ErrorClass {
         match self {
             Self::Fault(_) => ErrorClass::Corrupt,
-            Self::Held(_) | Self::Io { .. } => ErrorClass::Transient,
+            Self::Held(_) | Self::Io { .. } | Self::NoRoom(_) => ErrorClass::Transient,
             Self::NotDurable(_) => ErrorClass::Fatal,
         }
     }

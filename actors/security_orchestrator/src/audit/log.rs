@@ -80,7 +80,7 @@ impl AuditLog {
     /// all the same when the log is opened anew: those were decided, though nobody was told.
     ///
     /// # Errors
-    /// [`AuditError::NotDurable`], now and at every later call.
+    /// [`AuditError::NoRoom`]; [`AuditError::NotDurable`], now and at every later call.
     pub fn append(&mut self, entries: &[Entry]) -> Result<Vec<Record>, AuditError> {
         if self.failed {
             return Err(AuditError::not_durable("a write before it failed"));
@@ -88,6 +88,8 @@ impl AuditLog {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
+        let room = self.options.disk.room();
+        room.map_err(|error| AuditError::NoRoom(error.to_string()))?;
         self.failed = true;
         let records = self.write(entries)?;
         self.failed = false;

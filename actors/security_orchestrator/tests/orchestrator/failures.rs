@@ -2,6 +2,7 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use blyan_security::audit::AuditError;
 use blyan_security::{Decision, Report, SecurityError, Standing};
 use blyan_supervisors::{CallError, ChildState, Probe};
 
@@ -49,7 +50,7 @@ async fn what_cannot_be_made_durable_is_not_decided() {
         .decide(order(Decision::Quarantine, ONE))
         .await
         .unwrap();
-    house.disk.0.store(true, Ordering::SeqCst);
+    house.disk.sick.store(true, Ordering::SeqCst);
     let failed = handle
         .decide(order(Decision::Recover, ONE))
         .await
@@ -64,7 +65,7 @@ async fn what_cannot_be_made_durable_is_not_decided() {
         !house.node.did(&format!("recover {ONE}")),
         "what was out stays out"
     );
-    house.disk.0.store(false, Ordering::SeqCst);
+    house.disk.sick.store(false, Ordering::SeqCst);
     eventually("it is up again", async || {
         handle.quarantined().await == Ok(vec![ONE.to_owned()])
     })
@@ -78,6 +79,34 @@ async fn what_cannot_be_made_durable_is_not_decided() {
     );
     tree.stop(LONG).await;
     house.verified();
+}
+
+#[actix_rt::test]
+async fn on_a_full_disk_nothing_is_decided_and_nobody_falls() {
+    let house = House::new();
+    let (tree, handle) = house.open();
+    up(&handle).await;
+    house.disk.full.store(true, Ordering::SeqCst);
+    for _ in 0..20 {
+        let refused = handle
+            .decide(order(Decision::Quarantine, ONE))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&refused, SecurityError::Audit(AuditError::NoRoom(_))),
+            "{refused}"
+        );
+    }
+    assert_eq!(handle.quarantined().await, Ok(Vec::new()));
+    assert!(!house.node.did(&format!("quarantine {ONE}")));
+    house.disk.full.store(false, Ordering::SeqCst);
+    handle
+        .decide(order(Decision::Quarantine, ONE))
+        .await
+        .unwrap();
+    assert_eq!(handle.quarantined().await, Ok(vec![ONE.to_owned()]));
+    tree.stop(LONG).await;
+    assert_eq!(house.verified().end.count, 1);
 }
 
 #[actix_rt::test]

@@ -153,9 +153,12 @@ impl AlertSink for Node {
     }
 }
 
-/// A disk whose syncs fail while it is told to.
+/// A disk whose syncs fail while it is told to, and one that is full.
 #[derive(Default)]
-pub struct SickDisk(pub AtomicBool);
+pub struct SickDisk {
+    pub sick: AtomicBool,
+    pub full: AtomicBool,
+}
 
 impl AuditDisk for SickDisk {
     fn write(&self, file: &mut File, bytes: &[u8]) -> io::Result<()> {
@@ -163,7 +166,7 @@ impl AuditDisk for SickDisk {
     }
 
     fn sync_file(&self, file: &File) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) {
+        if self.sick.load(Ordering::SeqCst) {
             return Err(io::Error::other("the disk went away"));
         }
         RealDisk.sync_file(file)
@@ -171,6 +174,13 @@ impl AuditDisk for SickDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         RealDisk.sync_dir(dir)
+    }
+
+    fn room(&self) -> io::Result<()> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
     }
 }
 
