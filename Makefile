@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long mutants mutants-core mutants-rules mutants-audit
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long fuzz mutants mutants-core mutants-rules mutants-audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -133,6 +133,14 @@ flips: setup ## a million flipped bits of headers, manifests and payloads, each 
 .PHONY: cargo-flips
 cargo-flips:
 	BLYAN_FLIPS=1000000 cargo test -p blyan-chain --locked --test chain flips -- --nocapture
+
+fuzz: setup ## random inputs to everything that reads strangers' bytes, 15 minutes a target, one core (ARGS="60 gguf": shorter, one)
+	@$(MAKE) -s --no-print-directory cargo-fuzz
+
+# Not built by others: its crates count their edges.
+.PHONY: cargo-fuzz
+cargo-fuzz:
+	fuzz/run.sh $(ARGS)
 
 perplexity: build ## perplexity of the chain's model against the GGUF's fp32, with random and contiguous splits
 	$(binary) bench perplexity $(ARGS)
