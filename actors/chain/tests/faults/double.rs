@@ -12,6 +12,8 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::hooks::real;
 
 /// What a call does.
@@ -138,6 +140,7 @@ struct Double {
     plan: Plan,
     calls: AtomicU64,
     full: AtomicBool,
+    syncing: Mutex<()>,
 }
 
 static DOUBLE: OnceLock<Double> = OnceLock::new();
@@ -157,6 +160,7 @@ pub fn begin(root: &Path, journal: &Path, grave: &Path, plan: Plan) {
         plan,
         calls: AtomicU64::new(0),
         full: AtomicBool::new(false),
+        syncing: Mutex::new(()),
     };
     double.note_tree(root);
     assert!(DOUBLE.set(double).is_ok(), "one double a process");
@@ -185,14 +189,13 @@ pub fn judge(kind: Kind, place: impl FnOnce() -> Option<PathBuf>) -> Verdict {
     .unwrap_or(Verdict::Pass)
 }
 
-/// Tells the double that a file or folder was made durable, which was `len` bytes long before.
-pub fn synced(fd: c_int, len: u64) {
-    within(|double| {
+/// Makes a file or folder durable by `call`, and tells the double.
+pub fn sync(fd: c_int, call: impl Fn() -> c_int) -> c_int {
+    let synced = within(|double| {
         let path = real::path_of(fd).filter(|path| path.starts_with(&double.root));
-        if let Some(path) = path {
-            double.note_synced(&path, fd, len);
-        }
+        path.map(|path| double.sync(&path, fd, &call))
     });
+    synced.flatten().unwrap_or_else(call)
 }
 
 /// Tells the double that a name is about to be taken away from whatever has it.
@@ -275,17 +278,25 @@ impl Double {
         }
     }
 
-    fn note_synced(&self, path: &Path, fd: c_int, len: u64) {
-        if path.is_dir() {
-            self.note_dir(path);
-        } else if let Some((ino, _)) = real::ino_and_len(fd) {
-            self.note(&format!("F {ino} {len}"));
+    /// One at a time: of two syncs of one folder the journal must not end with the names that the earlier one saw.
+    fn sync(&self, path: &Path, fd: c_int, call: impl Fn() -> c_int) -> c_int {
+        let _one = self.syncing.lock();
+        // What is written or named meanwhile need not be synced.
+        let state = if path.is_dir() {
+            dir_line(path)
+        } else {
+            real::ino_and_len(fd).map(|(ino, len)| format!("F {ino} {len}"))
+        };
+        let done = call();
+        if let (0, Some(state)) = (done, state) {
+            self.note(&state);
         }
+        done
     }
 
     /// Notes a folder and all below it as durable.
     fn note_tree(&self, dir: &Path) {
-        self.note_dir(dir);
+        self.note(&dir_line(dir).unwrap());
         for entry in fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
             let meta = entry.metadata().unwrap();
@@ -297,23 +308,22 @@ impl Double {
         }
     }
 
-    /// `D <inode> <name> <inode> ...`: the names of a folder.
-    fn note_dir(&self, dir: &Path) {
-        let Ok(meta) = fs::metadata(dir) else { return };
-        let mut line = format!("D {}", meta.ino());
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            assert!(!name.as_bytes().contains(&b' '), "{name:?} cannot be noted");
-            if let Ok(meta) = entry.metadata() {
-                line += &format!(" {} {}", name.to_string_lossy(), meta.ino());
-            }
-        }
-        self.note(&line);
-    }
-
     fn note(&self, line: &str) {
         real::append(self.journal, &format!("{line}\n"));
     }
+}
+
+/// `D <inode> <name> <inode> ...`: the names of a folder.
+fn dir_line(dir: &Path) -> Option<String> {
+    let mut line = format!("D {}", fs::metadata(dir).ok()?.ino());
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        assert!(!name.as_bytes().contains(&b' '), "{name:?} cannot be noted");
+        if let Ok(meta) = entry.metadata() {
+            line += &format!(" {} {}", name.to_string_lossy(), meta.ino());
+        }
+    }
+    Some(line)
 }
 
 fn is_log(path: &Path) -> bool {

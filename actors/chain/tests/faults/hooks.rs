@@ -115,14 +115,8 @@ fn make(verdict: Verdict, call: impl FnOnce() -> c_int) -> c_int {
 fn sync(fd: c_int, number: i64) -> c_int {
     let verdict = judge(Kind::Sync, || real::path_of(fd));
     make(verdict, || {
-        // What is written meanwhile need not be synced.
-        let len = real::ino_and_len(fd).map_or(0, |(_, len)| len);
         // SAFETY: a descriptor is only a number to the system.
-        let done = unsafe { libc::syscall(number, fd) } as c_int;
-        if done == 0 {
-            double::synced(fd, len);
-        }
-        done
+        double::sync(fd, || unsafe { libc::syscall(number, fd) } as c_int)
     })
 }
 

@@ -83,9 +83,18 @@ fn at(said: &[Said]) -> &'static str {
         Some(Said::Snapshotting) => "snapshot",
         Some(Said::Restoring(_)) => "restore",
         Some(Said::Holds(Fact::Block(_))) => "append",
-        None | Some(Said::Refused(_) | Said::Done) => "beginning or end",
+        None => "opening",
+        Some(Said::Refused(_) | Said::Done) => "end",
     }
 }
+
+/// What a child has said when it is killed a little later; with equal chances, as with none of them.
+const AIMS: [fn(&Said) -> bool; 4] = [
+    |said| matches!(said, Said::Holds(Fact::Block(_))),
+    |said| matches!(said, Said::Holds(Fact::Upload(..))),
+    |said| matches!(said, Said::Snapshotting),
+    |said| matches!(said, Said::Restoring(_)),
+];
 
 struct Chaos {
     seed: u64,
@@ -139,10 +148,15 @@ impl Chaos {
         round: u64,
         kept: &mut BTreeSet<Fact>,
     ) -> Result<(), String> {
-        let mut running = place.start(Order::whole(round, (self.plan)(draw(self.seed, 2 * round))));
+        let drawn = |what| draw(self.seed, 3 * round + what);
+        let mut running = place.start(Order::whole(round, (self.plan)(drawn(0))));
         running.begun();
-        let share = draw(self.seed, 2 * round + 1) as f64 / u64::MAX as f64;
-        std::thread::sleep(self.whole.mul_f64(share));
+        if let Some(aim) = AIMS.get(drawn(1) as usize % (AIMS.len() + 1)) {
+            running.hear(aim);
+        }
+        // Mostly soon: an upload is over in a few milliseconds.
+        let share = (drawn(2) as f64 / u64::MAX as f64).powi(3);
+        std::thread::sleep(self.whole.mul_f64(share / AIMS.len() as f64));
         running.child.kill().map_err(|error| error.to_string())?;
         let ended = running.wait();
         ended.orderly()?;

@@ -140,7 +140,11 @@ impl Place {
         let spawned = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = spawned.unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
-        Running { child, out }
+        Running {
+            child,
+            out,
+            said: Vec::new(),
+        }
     }
 }
 
@@ -148,6 +152,7 @@ impl Place {
 pub struct Running {
     pub child: Child,
     out: BufReader<ChildStdout>,
+    said: Vec<Said>,
 }
 
 /// How a child ended.
@@ -171,8 +176,22 @@ impl Running {
         }
     }
 
+    /// Listens until the child has said something that is `awaited`, or has ended.
+    pub fn hear(&mut self, awaited: impl Fn(&Said) -> bool) {
+        let mut line = String::new();
+        while self.out.read_line(&mut line).unwrap() > 0 {
+            if let Ok(said) = line.trim_end().parse::<Said>() {
+                self.said.push(said);
+                if self.said.last().is_some_and(&awaited) {
+                    return;
+                }
+            }
+            line.clear();
+        }
+    }
+
     pub fn wait(mut self) -> Ended {
-        let (mut said, mut calls) = (Vec::new(), 0);
+        let (mut said, mut calls) = (self.said, 0);
         for line in self.out.lines().map_while(Result::ok) {
             if let Some((_, number)) = line.split_once("child made ") {
                 calls = number.parse().unwrap();
