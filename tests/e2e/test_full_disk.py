@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
 from conftest import run
+from test_admin import ONE, order
 
 MIB = 1 << 20
 RESERVE = 64 * MIB
@@ -42,6 +44,16 @@ def health(node) -> dict:
     return node.http.get("/monitoring/health").json()
 
 
+def all_run(node) -> bool:
+    return {part["state"] for part in node.tree().values()} == {"running"}
+
+
+def ordered(node, what):
+    """An admin's order: the status and code of its answer."""
+    answer = order(node, what, ONE, reason="a full disk")
+    return answer.status_code, answer.json().get("error", {}).get("code")
+
+
 def test_a_full_disk_makes_the_node_read_only_until_there_is_room(small_disk, start):
     store = small_disk / "node"
     env = {"BLYAN__CHAIN__DISK_RESERVE_BYTES": str(RESERVE), "BLYAN__CHAIN__SCRUB_BYTES_PER_S": "0"}
@@ -70,11 +82,21 @@ def test_a_full_disk_makes_the_node_read_only_until_there_is_room(small_disk, st
     assert node.http.get("/health").status_code == 200
     assert node.http.get("/chain/A/head").status_code == 200
     assert health(node)["status"] == "unavailable"
-    states = {path: part["state"] for path, part in node.tree().items()}
-    assert set(states.values()) == {"running"}, states
+    assert all_run(node)
+
+    # Not one byte is left: nothing is decided that no record can be made of, and no part ends.
+    fill(small_disk, 0)
+    for number in range(12):
+        assert ordered(node, "quarantine_node") == (507, "storage_full"), number
+    time.sleep(3)
+    assert all_run(node)
+    assert node.http.get("/chain/A/head").status_code == 200
 
     # Room again: nobody has to do anything else.
     (small_disk / "taken").unlink()
+    assert ordered(node, "quarantine_node") == (200, None)
+    assert ordered(node, "recover_node") == (200, None)
+    node.wait_for(lambda: all_run(node))
     assert node.http.get("/ready").status_code == 200
     assert node.chat().json()["text"] == answered.json()["text"]
     assert snapshot().status_code in (200, 201)
