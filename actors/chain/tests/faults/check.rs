@@ -10,7 +10,8 @@ use blyan_chain::{
     ChainError, ChainReader, DataDir, RealDisk, RocksStore, VerifyOptions, snapshot, verify,
 };
 
-use crate::script::{Fact, Said, request_of, uploads_config};
+use crate::said::{Fact, Said};
+use crate::script::{request_of, uploads_config};
 
 const HELD_MAX: Duration = Duration::from_secs(5);
 

@@ -7,7 +7,7 @@ use crate::check::{check, follow};
 use crate::double::{Plan, draw};
 use crate::power::Cut;
 use crate::run::{Ended, Order, Place};
-use crate::script::{Fact, Said};
+use crate::said::{Fact, Said};
 
 /// Replays the random moments of an earlier run.
 const SEED_VAR: &str = "BLYAN_TEST_SEED";

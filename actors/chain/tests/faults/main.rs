@@ -19,6 +19,7 @@ mod kills;
 mod mutants;
 mod power;
 mod run;
+mod said;
 mod script;
 #[allow(dead_code, reason = "shared with the tests of the chain")]
 #[path = "../chain/support.rs"]

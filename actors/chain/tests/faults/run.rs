@@ -9,7 +9,8 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use crate::check::{check, follow};
 use crate::double::{self, Plan};
 use crate::power::{self, Cut};
-use crate::script::{Fact, Lazy, Said, Script, Until};
+use crate::said::{Fact, Said};
+use crate::script::{Lazy, Script, Until};
 
 /// Names the place of a child.
 const PLACE_VAR: &str = "BLYAN_TEST_PLACE";
