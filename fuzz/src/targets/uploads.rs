@@ -405,18 +405,33 @@ fn seeds() -> Vec<Vec<u8>> {
     let refused = [&[0, 0, 0, 0, 1, 0, 2][..], &next(0, 250), &[3, 0, 5, 1]].concat();
     let request = [&[2, 1, 0, 32, 0][..], &SAMPLES[0].block.to_canonical()].concat();
     let named = [&[2, 0, 0, 0, 0][..], "ab".repeat(16).as_bytes()].concat();
-    vec![story, refused, request, named, two_records()]
+    let [first, second] = two_records();
+    let longest = [&first, &second].map(|record| with(record, "payload_len", u64::MAX));
+    let last = with(&first.replace("false", "true"), "created_ms", u64::MAX);
+    let records = [[first, second], longest, [last, String::new()]];
+    let records = records.map(|records| [&[1], records.join("\n").as_bytes()].concat());
+    [story, refused, request, named]
+        .into_iter()
+        .chain(records)
+        .collect()
 }
 
-fn two_records() -> Vec<u8> {
+/// The record with another number in a field.
+fn with(record: &str, field: &str, number: u64) -> String {
+    let field = format!("\"{field}\":");
+    let (before, rest) = record.split_once(&field).expect("a field of records");
+    let after = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+    format!("{before}{field}{number}{after}")
+}
+
+fn two_records() -> [String; 2] {
     let mut world = World::new();
     world.begun = 1;
     world.begin(&SAMPLES[0]);
     world.begin(&SAMPLES[2]);
     let folder = DataDir::new(world.folder.path()).uploads();
-    let records = [1, 2].map(|number| {
+    [1, 2].map(|number| {
         let name = format!("{}.json", UploadId::from_random([number; 16]));
-        fs::read(folder.join(name)).expect("it was begun")
-    });
-    [&[1], &records.join(&b'\n')[..]].concat()
+        fs::read_to_string(folder.join(name)).expect("it was begun")
+    })
 }

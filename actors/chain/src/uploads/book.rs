@@ -83,7 +83,7 @@ impl Book {
         let today = ours().filter(|entry| counts(entry, now_ms));
         if today.clone().count() >= limits.per_key_per_day {
             let oldest = today.filter(|e| e.stored).map(|e| e.created_ms).min();
-            let free_ms = oldest.map_or(now_ms + SOMEBODY_ELSE_MS, |ms| ms + DAY_MS);
+            let free_ms = oldest.map_or(now_ms + SOMEBODY_ELSE_MS, |ms| ms.saturating_add(DAY_MS));
             return Err(UploadError::KeyDay {
                 per_day: limits.per_key_per_day,
                 retry_after_ms: free_ms.saturating_sub(now_ms),

@@ -217,11 +217,13 @@ fn ms_of(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `None` if the bytes are no record.
+/// `None` if the bytes are no record, or the block in it does not verify: it did when the upload began, and nobody
+/// counts with lengths that no block may have.
 fn read_record(path: &std::path::Path) -> io::Result<Option<Record>> {
     let mut bytes = Vec::new();
     File::open(path)?
         .take(RECORD_LEN_MAX)
         .read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes).ok())
+    let record: Option<Record> = serde_json::from_slice(&bytes).ok();
+    Ok(record.filter(|record| record.block.verify().is_ok()))
 }

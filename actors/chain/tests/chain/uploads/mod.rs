@@ -278,6 +278,23 @@ fn half_a_record_and_bytes_without_one_are_removed_at_the_start() {
     assert_eq!(uploads.status(id(1)).unwrap().received, 0);
 }
 
+/// As rot or an editor leaves them: they are JSON still, and would be counted with.
+#[test]
+fn records_of_a_block_that_was_changed_are_removed_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    for number in [1, 2] {
+        begin(&open(dir.path()), number, &draft(number)).unwrap();
+        let path = dir.path().join(format!("uploads/{}.json", id(number)));
+        let record = fs::read_to_string(&path).unwrap();
+        let len = format!("\"payload_len\":{}", draft(number).bytes.len());
+        let longest = format!("\"payload_len\":{}", u64::MAX);
+        assert!(record.contains(&len));
+        fs::write(&path, record.replace(&len, &longest)).unwrap();
+    }
+    assert!(open(dir.path()).whole().is_empty());
+    assert!(files(dir.path()).is_empty());
+}
+
 #[test]
 fn the_chain_names_the_terms_of_an_upload() {
     let (_dir, store, _) = imported();
