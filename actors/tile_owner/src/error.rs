@@ -1,0 +1,37 @@
+/// What the core refuses, by name. All of it is the caller's fault: nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TileError {
+    /// An array has another length than the shape asks for.
+    #[error("{what} has {found} values, not {expected}")]
+    WrongLength {
+        /// Which array.
+        what: &'static str,
+        /// What the shape asks for.
+        expected: usize,
+        /// What was given.
+        found: usize,
+    },
+    /// A batch without a token, or a shape without a weight.
+    #[error("{0} is empty")]
+    Empty(&'static str),
+    /// A setting lies outside its range.
+    #[error("{name} must be {range}")]
+    Setting {
+        /// Which setting.
+        name: &'static str,
+        /// What it may be.
+        range: &'static str,
+    },
+    /// A value is not a number.
+    #[error("value {index} is not a number")]
+    NotANumber {
+        /// Its place in the tile.
+        index: usize,
+    },
+    /// A value is infinite.
+    #[error("value {index} is infinite")]
+    Infinite {
+        /// Its place in the tile.
+        index: usize,
+    },
+}
