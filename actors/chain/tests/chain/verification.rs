@@ -8,11 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use blyan_chain::compose::genesis_block;
 use blyan_chain::{
-    Batch, ChainError, ChainReader, DataDir, Family, Fault, Records, RocksStore, Store,
+    Batch, ChainError, ChainReader, DataDir, Family, Fault, Records, Refusal, RocksStore, Store,
     VerifyOptions, VerifyReport, verify,
 };
+use blyan_formats::bodies::{BodyError, Payload};
 use blyan_formats::tensorblock::Section;
-use blyan_formats::{BlockHash, BlockType, NodeKey, PayloadHash, SignedBlock, TensorView};
+use blyan_formats::{
+    BlockHash, BlockType, ManifestBody, NodeKey, PayloadHash, SignedBlock, TensorView,
+};
 use blyan_protocol::ModelId;
 
 use crate::support::{NOW_MS, import, imported, key, open_store, tensors};
@@ -257,6 +260,16 @@ fn an_index_that_does_not_follow_from_the_blocks_is_found() {
         }
     ));
     let (_dir, store, _) = imported();
+    let commit = store.get(Family::Commits, manifest.as_bytes()).unwrap();
+    overwrite(&store, Family::Commits, &[9; 32], &commit.unwrap());
+    assert!(matches!(
+        fault_of(&store, None),
+        Fault::Index {
+            family: "commits",
+            ..
+        }
+    ));
+    let (_dir, store, _) = imported();
     overwrite(&store, Family::ReceiptsByTime, &[0; 24], b"");
     assert!(matches!(
         verify(&*store, VerifyOptions::default()),
@@ -268,6 +281,34 @@ fn an_index_that_does_not_follow_from_the_blocks_is_found() {
             .models()
             .contains(&ModelId(manifest))
     );
+}
+
+/// Every tensor that it names is there, and lawfully signed: only the architecture says that one is missing.
+#[test]
+fn a_manifest_that_lacks_a_tensor_of_its_architecture_is_found() {
+    let (_dir, store, manifest) = imported();
+    let records = Records(&*store);
+    let mut header = records.block(manifest).unwrap().unwrap().header;
+    let commit = records.commit(manifest).unwrap().unwrap();
+    let body = records.body(header.payload_hash).unwrap().unwrap();
+    let mut body = ManifestBody::from_payload(&body).unwrap();
+    let (missing, _) = body.entries.pop_last().unwrap();
+    let body = body.to_payload().unwrap();
+    header.index += 1;
+    header.prev_hash = Some(manifest);
+    header.payload_hash = PayloadHash::of_bytes(&body);
+    header.payload_len = body.len() as u64;
+    let block = header.sign(&key(1));
+    let mut batch = Batch::default();
+    batch.put_block(block.hash(), &block, &commit, Some(&body));
+    store
+        .write(store.begin_generation().unwrap(), &batch)
+        .unwrap();
+    let fault = fault_of(&store, None);
+    let Fault::Refused { refusal, .. } = fault else {
+        panic!("{fault}")
+    };
+    assert_eq!(refusal, Refusal::Body(BodyError::Missing(missing)));
 }
 
 /// A flipped byte in a table file fails RocksDB's own checksum.
