@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::progress::Bar;
 use crate::config::Config;
 use crate::telemetry;
-use crate::wiring::{Faults, Home, ImportSource, NodeEnd, RunningNode, StopSignals};
+use crate::wiring::{Faults, Home, ImportSource, NodeEnd, RunningNode, StopSignals, resume};
 
 /// `blyan node`
 #[derive(Debug, Args)]
@@ -25,7 +26,7 @@ pub fn run(config: &Config, faults: Faults) -> Result<ExitCode> {
     let end = actix_rt::System::new().block_on(async move {
         let mut stop = StopSignals::listen()?;
         let listener = bind(&config)?;
-        let home = Home::open(&config)?;
+        let home = open(&config).await?;
         let (home, listener) = if home.has_model()? {
             (home, listener)
         } else {
@@ -36,13 +37,49 @@ pub fn run(config: &Config, faults: Faults) -> Result<ExitCode> {
             };
             (home, bind(&config)?)
         };
-        let node = RunningNode::start(config, home, listener, faults.seams, metrics).await?;
-        if let Some(driver) = faults.driver {
-            driver(node.poke());
-        }
-        node.run(&mut stop).await
+        serve(&config, home, &listener, faults, metrics, &mut stop).await
     })?;
     Ok(leave(&end))
+}
+
+/// One tree after the other on the same address: connections wait for the next one while the node goes back to a
+/// snapshot.
+async fn serve(
+    config: &Config,
+    mut home: Home,
+    listener: &TcpListener,
+    faults: Faults,
+    metrics: PrometheusHandle,
+    stop: &mut StopSignals,
+) -> Result<NodeEnd> {
+    let mut driver = faults.driver;
+    loop {
+        let (listener, seams) = (listener.try_clone()?, faults.seams.clone());
+        let node =
+            RunningNode::start(config.clone(), home, listener, seams, metrics.clone()).await?;
+        if let Some(driver) = driver.take() {
+            driver(node.poke());
+        }
+        match node.run(stop).await? {
+            NodeEnd::RollingBack => {}
+            end => return Ok(end),
+        }
+        home = tokio::select! {
+            home = open(config) => home?,
+            // The next start goes on with it.
+            () = stop.recv() => return Ok(NodeEnd::Stopped),
+        };
+    }
+}
+
+/// The data directory, after a rollback that was ordered.
+async fn open(config: &Config) -> Result<Home> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || {
+        resume(&config)?;
+        Home::open(&config)
+    })
+    .await?
 }
 
 fn bind(config: &Config) -> Result<TcpListener> {

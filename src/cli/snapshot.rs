@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail};
 use awc::http::Method;
 use blyan_chain::snapshot::{self, Snapshot};
@@ -5,11 +7,19 @@ use blyan_chain::{ChainError, DataDir, RocksStore, VerifyOptions};
 use clap::{Args, Subcommand};
 
 use super::data_dir;
-use super::node_api::NodeApi;
+use super::node_api::{Body, NodeApi};
 use super::progress::Bar;
 use crate::config::Config;
 use crate::edge::replies::SnapshotReply;
+use crate::edge::{RollbackReply, RollbackRequest, RollbackState};
 use crate::wiring::{now_ms, snapshot_reply as reply};
+
+/// Where a node is told to go back.
+const ROLLBACK: &str = "/chain/rollback";
+/// Between two looks at how far it is.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a node may be away.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// `blyan snapshot`
 #[derive(Debug, Subcommand)]
@@ -20,6 +30,8 @@ pub enum SnapshotCommand {
     List(ShowArgs),
     /// Check every byte of one; exit 0, or name the first fault and exit 1
     Verify(WhichArgs),
+    /// Bring a running node back to one, as its admin; returns when it is well again
+    Rollback(RollbackArgs),
     /// Go back to one, with the node stopped; what came after it is kept in db.replaced until the next restore
     Restore(WhichArgs),
 }
@@ -37,6 +49,21 @@ pub struct WhichArgs {
     id: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// Its id [default: the newest]
+    id: Option<String>,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// As the node says it
+    #[arg(long)]
+    json: bool,
+    /// The node [default: http:// and node.listen]
+    #[arg(long, value_name = "URL")]
+    node: Option<String>,
+}
+
 impl SnapshotCommand {
     pub fn run(self, config: &Config) -> Result<()> {
         let layout = data_dir(config);
@@ -47,6 +74,7 @@ impl SnapshotCommand {
             }
             Self::List(args) => show(&snapshot::list(&layout)?, &args),
             Self::Verify(args) => verify(config, &snapshot::find(&layout, args.id.as_deref())?),
+            Self::Rollback(args) => rollback(config, args),
             Self::Restore(args) => restore(
                 config,
                 &layout,
@@ -103,6 +131,62 @@ fn verify(config: &Config, snapshot: &Snapshot) -> Result<()> {
         snapshot.id, report.payload_bytes
     );
     Ok(())
+}
+
+/// Orders it and waits for its end; meanwhile the node is away for some seconds.
+fn rollback(config: &Config, args: RollbackArgs) -> Result<()> {
+    let api = NodeApi::new(config, args.node.as_deref());
+    let wanted = RollbackRequest {
+        timestamp: None,
+        snapshot: args.id,
+        reason: args.reason,
+    };
+    let body = Body::Json(serde_json::to_vec(&wanted)?);
+    let ended = actix_rt::System::new().block_on(async {
+        let reply = api.send(Method::POST, ROLLBACK, body).await?;
+        if !reply.status.is_success() {
+            bail!("the node answers {}", reply.refusal());
+        }
+        let ordered: RollbackReply = reply.json()?;
+        eprintln!("the node goes back to {}", ordered.snapshot);
+        until_ended(&api, &ordered).await
+    })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&ended)?);
+    }
+    match (&ended.state, &ended.failure) {
+        (RollbackState::Done, _) if args.json => Ok(()),
+        (RollbackState::Done, _) => {
+            let took_ms = ended.ended_ms.unwrap_or_default() - ended.ordered_ms;
+            println!(
+                "back at {}, every part is well after {took_ms} ms",
+                ended.snapshot
+            );
+            Ok(())
+        }
+        (_, why) => bail!(
+            "it failed: {}",
+            why.as_deref().unwrap_or("no reason is known")
+        ),
+    }
+}
+
+async fn until_ended(api: &NodeApi, ordered: &RollbackReply) -> Result<RollbackReply> {
+    let began = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        match api.send(Method::GET, ROLLBACK, Body::Empty).await {
+            Ok(reply) if reply.status.is_success() => {
+                let last: RollbackReply = reply.json()?;
+                if last.id == ordered.id && last.ended_ms.is_some() {
+                    return Ok(last);
+                }
+            }
+            _ if began.elapsed() < PATIENCE => {}
+            Ok(reply) => bail!("the node answers {}", reply.refusal()),
+            Err(why) => return Err(why.into()),
+        }
+    }
 }
 
 fn restore(config: &Config, layout: &DataDir, snapshot: &Snapshot) -> Result<()> {

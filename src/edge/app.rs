@@ -7,7 +7,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::state::EdgeState;
 use super::{
-    admin, adoption, chat, docs, error, health, openai, page, reads, snapshots, uploads, ws,
+    admin, adoption, chat, docs, error, health, openai, page, reads, rollback, snapshots, uploads,
+    ws,
 };
 
 /// Adds every route. The layers around them are `security::surround`'s.
@@ -89,6 +90,11 @@ fn admin_routes(config: &mut ServiceConfig) {
             at("/chain/keys")
                 .route(web::post().to(uploads::grant))
                 .route(read().to(uploads::signers)),
+        )
+        .service(
+            at("/chain/rollback")
+                .route(web::post().to(rollback::begin))
+                .route(read().to(rollback::last)),
         )
         .service(at("/model/adopt").route(web::post().to(adoption::adopt)))
         .service(at("/security/threat_indicators").route(read().to(admin::threat_indicators)))

@@ -3,7 +3,9 @@
 use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
-use super::{admin, adoption, chat, error, health, openai, reads, snapshots, stream, uploads, ws};
+use super::{
+    admin, adoption, chat, error, health, openai, reads, rollback, snapshots, stream, uploads, ws,
+};
 
 /// Every endpoint of the edge.
 #[derive(OpenApi)]
@@ -44,6 +46,8 @@ use super::{admin, adoption, chat, error, health, openai, reads, snapshots, stre
         snapshots::make,
         snapshots::list,
         adoption::adopt,
+        rollback::begin,
+        rollback::last,
         uploads::begin,
         uploads::status,
         uploads::write,

@@ -18,6 +18,7 @@ use super::chat::ChatDefaults;
 use super::hosts::HostRules;
 use super::keys::Keys;
 use super::port::NodePort;
+use super::rollback::RollbackPort;
 use super::uploads::UploadPort;
 use crate::config::{Config, EdgeConfig, PricingConfig};
 
@@ -29,6 +30,8 @@ pub struct EdgeState {
     pub uploads: Arc<dyn UploadPort>,
     /// Changes of the model.
     pub adoption: Arc<dyn AdoptionPort>,
+    /// The way back to a snapshot.
+    pub rollbacks: Arc<dyn RollbackPort>,
     /// One permit per piece of an upload on its way, whose bytes are in memory.
     pub pieces: Arc<Semaphore>,
     /// Who is in service, and who decides it.
@@ -63,6 +66,8 @@ pub struct EdgeParts {
     pub uploads: Arc<dyn UploadPort>,
     /// Changes of the model.
     pub adoption: Arc<dyn AdoptionPort>,
+    /// The way back to a snapshot.
+    pub rollbacks: Arc<dyn RollbackPort>,
     /// Who is in service, and who decides it.
     pub security: SecurityHandle,
     /// Who may do what.
@@ -93,6 +98,7 @@ impl EdgeState {
             node: parts.node,
             uploads: parts.uploads,
             adoption: parts.adoption,
+            rollbacks: parts.rollbacks,
             pieces: Arc::new(Semaphore::new(config.uploads.open_max)),
             security: parts.security,
             hosts: HostRules::new(parts.bound, &config.edge.allowed_hosts),

@@ -10,6 +10,8 @@ use anyhow::{Context, Result};
 use blyan_chain::{ChainReader, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::Wake;
+use blyan_inference::handle::shutting_down;
+use blyan_protocol::PublicError;
 use blyan_security::SecurityHandle;
 use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -20,6 +22,7 @@ use super::disk::{self, Scrubbing};
 use super::faults::{Poke, Seams};
 use super::home::Home;
 use super::port::{Port, Published};
+use super::rollback::{self, Rollbacks};
 use super::security;
 use super::serving::{self, ServeError};
 use super::snapshots;
@@ -50,12 +53,16 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 const POKE: Duration = Duration::from_secs(5);
 /// How long the database may take to close.
 const CLOSE: Duration = Duration::from_secs(1);
+/// The same where this process opens it again.
+const HAND_OVER: Duration = Duration::from_secs(30);
 
 /// How a node ended.
 #[derive(Debug)]
 pub enum NodeEnd {
     /// It was asked to.
     Stopped,
+    /// It goes back to a snapshot: [`super::resume`], and start it again.
+    RollingBack,
     /// The tree gave up.
     Failed(TreeExit),
 }
@@ -64,7 +71,9 @@ impl NodeEnd {
     /// The process's exit status.
     pub const fn exit_status(&self) -> u8 {
         match self {
-            Self::Stopped | Self::Failed(TreeExit::Stopped | TreeExit::StopOverrun { .. }) => 0,
+            Self::Stopped
+            | Self::RollingBack
+            | Self::Failed(TreeExit::Stopped | TreeExit::StopOverrun { .. }) => 0,
             Self::Failed(TreeExit::Escalated { .. }) => EXIT_ROOT,
             Self::Failed(TreeExit::TooManyZombies { .. }) => EXIT_ZOMBIES,
             Self::Failed(TreeExit::SupervisionLost) => EXIT_SUPERVISION,
@@ -105,6 +114,7 @@ pub struct RunningNode {
     store: Arc<RocksStore>,
     port: Arc<Port>,
     uploads: UploadDesk,
+    rollbacks: Rollbacks,
     security: SecurityHandle,
     alerts: Alerts,
     edge: EdgeHandle,
@@ -136,13 +146,15 @@ impl RunningNode {
             Arc::clone(&home.key),
             security.clone(),
         )?;
+        let rollbacks = Rollbacks::new(&config, &security);
         let bound = listener.local_addr()?;
-        actix_rt::spawn(keep_metrics(metrics.clone()));
         let stopping = Stopping::default();
+        while_it_runs(&stopping, keep_metrics(metrics.clone()));
         let parts = EdgeParts {
             node: Arc::clone(&port) as Arc<dyn NodePort>,
             uploads: Arc::new(uploads.clone()),
             adoption: Arc::new(Adopter::new(&port, &config, &home.key, &security, &seams)),
+            rollbacks: Arc::new(rollbacks.clone()),
             security: security.clone(),
             keys,
             bound,
@@ -160,6 +172,7 @@ impl RunningNode {
             config,
             port,
             uploads,
+            rollbacks,
             security,
             alerts,
             stopping,
@@ -191,7 +204,6 @@ impl RunningNode {
             self.security.clone(),
             self.seams.clone(),
         );
-        let closing = self.stopping.closing.clone();
         let mending = async move {
             loop {
                 tokio::time::sleep(MEND_PAUSE).await;
@@ -205,9 +217,7 @@ impl RunningNode {
                 }
             }
         };
-        actix_rt::spawn(async move {
-            closing.run_until_cancelled(mending).await;
-        });
+        while_it_runs(&self.stopping, mending);
     }
 
     /// Hits the actor behind a fault point, from any thread.
@@ -240,7 +250,9 @@ impl RunningNode {
     /// # Errors
     /// ONNX Runtime cannot be used.
     pub async fn run(self, stop: &mut StopSignals) -> Result<NodeEnd> {
-        actix_rt::spawn(announce(Arc::clone(&self.port), self.url.clone()));
+        let announcing = announce(Arc::clone(&self.port), self.url.clone());
+        while_it_runs(&self.stopping, announcing);
+        self.conclude_rollback();
         let (uploads, closing) = (self.uploads.clone(), self.stopping.closing.clone());
         actix_rt::spawn(uploads.keep_tidy(closing));
         if let Some(every) = self.config.chain.snapshot_every() {
@@ -254,14 +266,34 @@ impl RunningNode {
         };
         let end = tokio::select! {
             exit = self.port.tree.wait() => Ok(NodeEnd::Failed(exit)),
-            () = stop.recv() => Ok(self.stop().await),
+            () = stop.recv() => Ok(self.stop(&shutting_down()).await),
+            () = self.rollbacks.ordered() => match self.stop(&rollback::rolling_back()).await {
+                NodeEnd::Stopped => Ok(NodeEnd::RollingBack),
+                failed => Ok(failed),
+            },
             failed = serve_for_good => {
-                self.stop().await;
+                self.stop(&shutting_down()).await;
                 failed
             }
         };
-        self.close().await;
+        let patience = match end {
+            Ok(NodeEnd::RollingBack) => HAND_OVER,
+            _ => CLOSE,
+        };
+        self.close(patience).await;
         end
+    }
+
+    /// Goes on with a rollback that this node was started for.
+    fn conclude_rollback(&self) {
+        let (config, port, security) = (
+            self.config.clone(),
+            Arc::clone(&self.port),
+            self.security.clone(),
+        );
+        while_it_runs(&self.stopping, async move {
+            rollback::conclude(&config, &port, &security).await;
+        });
     }
 
     fn watch_disk(&self) {
@@ -280,13 +312,14 @@ impl RunningNode {
     }
 
     /// Answers hear their end first, then open connections, then the tree from its last child to its first.
-    async fn stop(&self) -> NodeEnd {
-        tracing::info!("stopping");
+    async fn stop(&self, why: &PublicError) -> NodeEnd {
+        tracing::info!(why = why.message, "stopping");
         let began = Instant::now();
         let limit = self.config.node.shutdown();
         self.stopping.closing.cancel();
         if let Some(inference) = self.port.inference.get() {
-            let undone = inference.drain(limit * LAST_WORDS.0 / LAST_WORDS.1).await;
+            let last_words = limit * LAST_WORDS.0 / LAST_WORDS.1;
+            let undone = inference.drain(why, last_words).await;
             if undone > 0 {
                 tracing::warn!(undone, "receipts that are not durable");
             }
@@ -304,7 +337,7 @@ impl RunningNode {
     }
 
     /// Closes the database, unless a thread that is stuck still holds it.
-    async fn close(self) {
+    async fn close(self, patience: Duration) {
         let Self {
             store,
             port,
@@ -319,10 +352,16 @@ impl RunningNode {
                 tokio::time::sleep(READY_TICK).await;
             }
         };
-        if tokio::time::timeout(CLOSE, closed).await.is_err() {
+        if tokio::time::timeout(patience, closed).await.is_err() {
             tracing::debug!("the database is still held; what was written is durable");
         }
     }
+}
+
+/// Works beside the node, until it stops.
+fn while_it_runs(stopping: &Stopping, work: impl Future<Output = ()> + 'static) {
+    let closing = stopping.closing.clone();
+    actix_rt::spawn(async move { closing.run_until_cancelled(work).await });
 }
 
 /// Folds what histograms have gathered, so that it does not pile up where nobody scrapes.

@@ -48,6 +48,7 @@ impl House {
             node: script.clone(),
             uploads: Arc::new(OneUpload::default()),
             adoption: Arc::new(Orders),
+            rollbacks: Arc::new(Orders),
             security: SecurityHandle::unbound(&config.security),
             keys,
             bound: at,

@@ -6,6 +6,7 @@ mod http;
 mod one_upload;
 mod openai;
 mod orders;
+mod rollback;
 mod safety;
 mod script;
 mod streams;

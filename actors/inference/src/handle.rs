@@ -209,10 +209,10 @@ impl InferenceHandle {
         &self.serving.tokenizer
     }
 
-    /// Ends every request with `shutting_down`, admits no more, and waits until all receipts are durable, at most
-    /// `within`. Returns how many are not.
-    pub async fn drain(&self, within: Duration) -> usize {
-        self.serving.table.drain(&shutting_down(), within).await
+    /// Ends every request with `why`, admits no more, and waits until all receipts are durable, at most `within`.
+    /// Returns how many are not.
+    pub async fn drain(&self, why: &PublicError, within: Duration) -> usize {
+        self.serving.table.drain(why, within).await
     }
 }
 
@@ -306,7 +306,9 @@ fn refused(refusal: Refusal) -> PublicError {
     }
 }
 
-fn shutting_down() -> PublicError {
+/// Of a node that stops.
+#[must_use]
+pub fn shutting_down() -> PublicError {
     let sentence = "The node is shutting down.";
     PublicError::new(
         ErrorCode::ShuttingDown,

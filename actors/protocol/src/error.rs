@@ -48,6 +48,8 @@ pub enum ErrorCode {
     Timeout,
     /// The node is shutting down.
     ShuttingDown,
+    /// The chain goes back to a snapshot; the node is back soon, as it was then.
+    RollingBack,
     /// The client did not read its stream for too long.
     SlowReader,
     /// A fault of the node.
@@ -72,7 +74,8 @@ impl ErrorCode {
             | Self::Quarantined
             | Self::ExpertCorrupt
             | Self::ExpertUnavailable
-            | Self::ShuttingDown => 503,
+            | Self::ShuttingDown
+            | Self::RollingBack => 503,
             Self::Timeout => 504,
             Self::StorageFull => 507,
             Self::SlowReader => 408,
@@ -103,6 +106,7 @@ impl ErrorCode {
             Self::PoisonedRequest => "poisoned_request",
             Self::Timeout => "timeout",
             Self::ShuttingDown => "shutting_down",
+            Self::RollingBack => "rolling_back",
             Self::SlowReader => "slow_reader",
             Self::Internal => "internal",
         }
@@ -177,6 +181,7 @@ mod tests {
             ErrorCode::InvalidTopK,
             ErrorCode::ExpertCorrupt,
             ErrorCode::SlowReader,
+            ErrorCode::RollingBack,
         ] {
             let json = serde_json::to_string(&code).unwrap();
             assert_eq!(json, format!("\"{}\"", code.as_str()));

@@ -49,6 +49,7 @@ impl House {
             node: Arc::new(Script::default()),
             uploads: Arc::new(OneUpload::default()),
             adoption: Arc::new(Orders),
+            rollbacks: Arc::new(Orders),
             security: SecurityHandle::unbound(&config.security),
             keys: Keys::load(&config.edge, data_dir.path()).unwrap(),
             bound: at,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use blyan_inference::actor::Ping;
 use blyan_inference::core::ReplicaId;
+use blyan_inference::handle::shutting_down;
 use blyan_inference::step::StepError;
 use blyan_protocol::{ErrorCode, Outcome};
 use blyan_supervisors::{Generation, Window};
@@ -332,7 +333,13 @@ async fn a_shutdown_tells_every_open_stream_first() {
         streams.push(actix_rt::spawn(listen(stream)));
     }
     tokio::time::sleep(Duration::from_millis(20)).await;
-    assert_eq!(house.handle.drain(Duration::from_secs(20)).await, 0);
+    assert_eq!(
+        house
+            .handle
+            .drain(&shutting_down(), Duration::from_secs(20))
+            .await,
+        0
+    );
     let mut told_so = 0;
     for stream in streams {
         let told = stream.await.unwrap();

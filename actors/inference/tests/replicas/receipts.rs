@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use blyan_inference::handle::shutting_down;
 use blyan_protocol::ErrorCode;
 
 use crate::house::{House, Plan, listen};
@@ -52,9 +53,21 @@ async fn while_the_storage_hangs_answers_still_end_and_receipts_are_bounded() {
         ErrorCode::Overloaded,
         "pending receipts hold their places"
     );
-    assert_eq!(house.handle.drain(Duration::from_millis(50)).await, 2);
+    assert_eq!(
+        house
+            .handle
+            .drain(&shutting_down(), Duration::from_millis(50))
+            .await,
+        2
+    );
     house.receipts.hang.store(false, Ordering::SeqCst);
-    assert_eq!(house.handle.drain(Duration::from_secs(30)).await, 0);
+    assert_eq!(
+        house
+            .handle
+            .drain(&shutting_down(), Duration::from_secs(30))
+            .await,
+        0
+    );
     assert_eq!(house.receipts.kept.lock().len(), 2);
     house.close().await;
 }

@@ -1,0 +1,171 @@
+"""A running node goes back to a snapshot: streams hear of it, the store is the snapshot's, the node is well again on the same
+address, also when it is killed meanwhile. BLYAN_CHAOS sets the number of kills."""
+
+import json
+import os
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+from conftest import run
+from miner import KEY
+from test_admin import records
+from test_failover import Stream
+from test_snapshots import create, receipts
+
+KILLS = int(os.environ.get("BLYAN_CHAOS", "4"))
+STORY = {"prompt": "A long story about a river.", "max_tokens": 400, "temperature": 0}
+
+
+def order(node, **wanted):
+    return node.http.post("/chain/rollback", headers=node.admin, json={"reason": "it was poisoned", **wanted})
+
+
+def last(node):
+    return node.http.get("/chain/rollback", headers=node.admin).raise_for_status().json()
+
+
+def ended(node):
+    return node.wait_for(lambda: (now := last(node))["ended_ms"] and now, 60)
+
+
+def heads(node):
+    return {chain: node.http.get(f"/chain/{chain}/head").json()["hash"] for chain in "AB"}
+
+
+def log(data_dir):
+    return [(record["outcome"], record["reason"]) for record in records(data_dir) if record["action"] == "rollback"]
+
+
+class Knocker:
+    """A client that asks again and again whether the node is there, each time with a new connection."""
+
+    def __init__(self, node):
+        self.url, self.statuses, self.refused, self.longest = node.url, [], 0, 0.0
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._knock)
+        self.thread.start()
+
+    def _knock(self):
+        while not self.done.is_set():
+            began = time.monotonic()
+            try:
+                self.statuses.append(httpx.get(f"{self.url}/ready", timeout=60).status_code)
+            except httpx.ConnectError:
+                self.refused += 1
+            except httpx.TransportError:
+                pass
+            self.longest = max(self.longest, time.monotonic() - began)
+            time.sleep(0.02)
+
+    def stop(self):
+        self.done.set()
+        self.thread.join()
+
+
+def test_a_node_goes_back_under_chat(start, store):
+    node = start(store)
+    assert "Paris" in node.chat().json()["text"]
+    node.wait_for(lambda: receipts(store) == 1)
+    made = create(node)
+    before = heads(node)
+    for _ in range(2):
+        assert node.chat(max_tokens=2).status_code == 200
+    node.wait_for(lambda: receipts(store) == 3)
+    assert node.http.post("/chain/keys", headers=node.admin, json={"key": KEY}).status_code == 200
+    assert heads(node)["A"] != before["A"]
+
+    knocker = Knocker(node)
+    streams = [Stream(node, STORY).start() for _ in range(4)]
+    node.wait_for(lambda: all(one.tokens for one in streams))
+    ordered = order(node, snapshot=made["id"])
+    assert ordered.status_code == 202, ordered.text
+    assert ordered.json()["heads"] == before and ordered.json()["state"] == "ordered"
+    for one in streams:
+        one.thread.join()
+        assert one.end == "rolling_back" and one.tokens, one.end
+    done = ended(node)
+    knocker.stop()
+    assert (done["state"], done["failure"], done["snapshot"]) == ("done", None, made["id"])
+    print(f"\nwell again {done['ended_ms'] - done['ordered_ms']} ms after the order; a client waited {knocker.longest:.2f} s")
+    assert knocker.refused == 0 and set(knocker.statuses) <= {200, 503}, "the address was never given up"
+    assert "Paris" in node.chat().json()["text"]
+    assert log(store) == [("begun", "it was poisoned"), ("done", f"snapshot of {made['created_ms'] // 1000} s, every part is well")]
+    assert node.stop() == 0
+    # What has been since: the chat, and what the audit log anchors.
+    assert receipts(store) == 2
+    run("verify", data_dir=store)
+    run("audit", "verify", data_dir=store)
+
+
+def test_the_command_waits_for_the_end(start, store):
+    node = start(store)
+    made = create(node)
+    command = ["snapshot", "rollback", "--node", node.url, "--reason", "a drill"]
+    done = json.loads(run(*command, "--json", data_dir=store).stdout)
+    assert (done["state"], done["snapshot"]) == ("done", made["id"])
+    assert "every part is well" in run(*command, made["id"], data_dir=store).stdout
+    missing = run(*command, "1-0", data_dir=store, check=False)
+    assert missing.returncode == 1 and "there is no snapshot 1-0" in missing.stderr
+    assert node.stop() == 0
+
+
+def test_what_cannot_be_gone_back_to_changes_nothing(start, store):
+    node = start(store)
+    now = int(time.time())
+    assert order(node).status_code == 404, "there is none"
+    made = create(node)
+    for wanted, status, words in [
+        ({"timestamp": now - 25 * 3600}, 400, "24 hours"),
+        ({"timestamp": now - 3600}, 404, "no snapshot"),
+        ({"timestamp": now, "snapshot": made["id"]}, 400, "timestamp or a snapshot"),
+        ({"snapshot": "../../etc"}, 404, "no snapshot"),
+    ]:
+        refused = order(node, **wanted)
+        assert refused.status_code == status and words in refused.text, (wanted, refused.text)
+    # Every payload of a snapshot is a link to the store's own; one of them rots.
+    payload = next((store / "snapshots" / made["id"] / "payloads").iterdir())
+    whole = payload.read_bytes()
+    payload.chmod(0o600)
+    payload.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused = order(node, snapshot=made["id"])
+    assert refused.status_code in (500, 503) and payload.name in refused.text, refused.text
+    payload.write_bytes(whole)
+    assert node.http.get("/chain/rollback", headers=node.admin).status_code == 404
+    assert log(store) == [] and "Paris" in node.chat().json()["text"]
+    assert node.stop() == 0
+
+
+def test_a_killed_rollback_is_finished_or_never_began(start, store):
+    seed = int(os.environ.get("BLYAN_SEED", random.randrange(1 << 32)))
+    print(f"\nseed {seed}: BLYAN_SEED={seed} repeats it")
+    rng = random.Random(seed)
+    node = start(store)
+    made, base = create(node), receipts(store)
+    assert order(node, snapshot=made["id"]).status_code == 202
+    known = ended(node)
+    takes, happened, acknowledged = (known["ended_ms"] - known["ordered_ms"]) / 1000, 0, 0
+    for _ in range(KILLS):
+        assert node.chat(max_tokens=1).status_code == 200
+        node.wait_for(lambda: receipts(store) > base)
+        with ThreadPoolExecutor(1) as admin:
+            asked = admin.submit(order, node, snapshot=made["id"])
+            time.sleep(rng.uniform(0, 1.5 * takes))
+            node.kill()
+        told = asked.exception() is None and asked.result().status_code == 202
+        node = start(store)
+        done = ended(node)
+        new = done["id"] != known["id"]
+        assert new or not told, "it was acknowledged"
+        assert (done["state"], done["failure"]) == ("done", None), done
+        assert (receipts(store) == base) == new, "the snapshot's store or the one before, whole"
+        assert "Paris" in node.chat().json()["text"]
+        known, happened, acknowledged = done, happened + new, acknowledged + told
+    print(f"{KILLS} kills of rollbacks of {takes:.1f} s: {happened} happened, {acknowledged} of them acknowledged")
+    outcomes = [outcome for outcome, _ in log(store)]
+    assert outcomes.count("done") == happened + 1 <= outcomes.count("begun") and "failed" not in outcomes
+    assert node.stop() == 0
+    run("verify", data_dir=store)
+    run("audit", "verify", data_dir=store)
