@@ -118,6 +118,20 @@ mod tests {
         Fields { b: bool, a: Option<char> },
     }
 
+    #[derive(Serialize)]
+    struct Nothing;
+
+    #[derive(Serialize)]
+    struct Wrapped(u8);
+
+    struct Bytes(&'static [u8]);
+
+    impl Serialize for Bytes {
+        fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+            to.serialize_bytes(self.0)
+        }
+    }
+
     #[test]
     fn every_shape_of_serde_has_a_form() {
         assert_eq!(text_of(&Shape::Unit), r#""Unit""#);
@@ -134,6 +148,10 @@ mod tests {
             r#"{"Fields":{"a":"\u00df","b":true}}"#
         );
         assert_eq!(text_of(&()), "null");
+        assert_eq!(text_of(&None::<u8>), "null");
+        assert_eq!(text_of(&Nothing), "null");
+        assert_eq!(text_of(&Wrapped(7)), "7");
+        assert_eq!(text_of(&Bytes(b"\0a")), "[0,97]");
         assert_eq!(text_of(&(1, [2_u8; 2])), "[1,[2,2]]");
         assert_eq!(
             text_of(&HashMap::from([("b", 1), ("a", 2)])),
