@@ -34,4 +34,30 @@ pub enum TileError {
         /// Its place in the tile.
         index: usize,
     },
+    /// A value is beyond the range in which sums are exact.
+    #[error("value {index} is larger than 1024")]
+    TooLarge {
+        /// Its place in the tile.
+        index: usize,
+    },
+    /// The delta was computed on another version of the tile.
+    #[error("the delta is for version {found}, the tile is at {expected}")]
+    WrongBase {
+        /// The tile's version.
+        expected: u64,
+        /// The delta's.
+        found: u64,
+    },
+    /// The delta was counted before.
+    #[error("the delta was counted before")]
+    Replayed,
+    /// The round has as many deltas as fit.
+    #[error("the round has as many deltas as fit")]
+    RoundFull,
+    /// A value's place is outside the tile, or not behind the place before.
+    #[error("place {index} is outside the tile or out of order")]
+    Misplaced {
+        /// The place.
+        index: usize,
+    },
 }
