@@ -3,7 +3,9 @@
 use blyan_chain::compose::{Weights, weights_block};
 use blyan_chain::{BlockQuery, ChainError, ChainWriter, Store, VerifyOptions, verify};
 use blyan_formats::bodies::Payload as _;
-use blyan_formats::{BlockHash, BlockType, ManifestBody, PayloadType, TensorName};
+use blyan_formats::{
+    BlockHash, BlockType, KeyGrantBody, ManifestBody, NodeKey, PayloadType, TensorName,
+};
 
 use crate::support::{NOW_MS, TestTensor, acceptance, imported, key, open_chain, tensor};
 
@@ -19,6 +21,15 @@ fn append_newer<S: Store>(
     chain: &mut ChainWriter<S>,
     older: BlockHash,
 ) -> Result<BlockHash, ChainError> {
+    append_signed(chain, older, vec![older], &key(1))
+}
+
+fn append_signed<S: Store>(
+    chain: &mut ChainWriter<S>,
+    older: BlockHash,
+    supersedes: Vec<BlockHash>,
+    signer: &NodeKey,
+) -> Result<BlockHash, ChainError> {
     let weights = other_weights();
     chain
         .store()
@@ -30,9 +41,9 @@ fn append_newer<S: Store>(
         payload_len: weights.bytes.len() as u64,
         meta_ref: chain.index().params().unwrap().architecture(),
         parents: vec![older],
-        supersedes: vec![older],
+        supersedes,
     };
-    let block = weights_block(chain.index(), weights, NOW_MS, &key(1))?;
+    let block = weights_block(chain.index(), weights, NOW_MS, signer)?;
     let hash = block.block.hash();
     chain.append_all(&[block], acceptance(&key(1)))?;
     Ok(hash)
@@ -68,6 +79,26 @@ fn versions<S: Store>(chain: &ChainWriter<S>) -> Vec<(BlockHash, Vec<BlockHash>,
     found
         .map(|version| (version.block.hash, version.superseded_by, version.current))
         .collect()
+}
+
+#[test]
+fn a_granted_key_adds_an_expert_and_deprecates_none() {
+    let (_dir, store, _) = imported();
+    let mut chain = open_chain(store, &key(1)).unwrap();
+    let older = chain.index().params().unwrap().entries()[&NAME].block;
+    let grant = KeyGrantBody::new([key(2).public_key()])
+        .to_payload()
+        .unwrap();
+    chain
+        .append_meta(BlockType::KeyGrant, grant, NOW_MS, &key(1), NOW_MS)
+        .unwrap();
+    let refused = append_signed(&mut chain, older, vec![older], &key(2)).unwrap_err();
+    let ChainError::Refused { refusal, .. } = refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(refusal.rule(), "grant_supersedes");
+    let added = append_signed(&mut chain, older, Vec::new(), &key(2)).unwrap();
+    assert!(versions(&chain).contains(&(added, Vec::new(), false)));
 }
 
 #[test]
