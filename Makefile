@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long fuzz mutants mutants-core mutants-rules mutants-audit
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -120,6 +120,10 @@ chaos-chain: setup ## four times 500 kills of appends, uploads, snapshots, resto
 cargo-chaos-chain:
 	BLYAN_CHAOS=500 BLYAN_FAULTS=every cargo test -p blyan-chain --locked --test faults -- --nocapture
 
+chaos-rollback: build venv ## 50 kills of rollbacks, and one of 100,000 blocks and 1 GB under chat, cut twice (about ten minutes)
+	@$(MAKE) -s --no-print-directory cargo-examples
+	BLYAN_CHAOS=50 BLYAN_GROW_STORE=$(CARGO_TARGET_DIR)/debug/examples/grow_store BLYAN_BLOCKS=100000 BLYAN_BYTES=1000000000 $(pytest) -s tests/e2e/test_rollback.py
+
 storm: setup ## the supervision runtime under 10,000 panics and a minute of ten times too many calls
 	@$(MAKE) -s --no-print-directory cargo-storm
 
@@ -157,10 +161,10 @@ supervisors-long: ## a million trees against the plain model, 800,000 schedules 
 	CORE_TREES=1000000 SCHEDULES=100000 cargo test -p blyan-supervisors --lib --locked -- --nocapture the_core_decides no_reply_is_lost
 
 # Fewer random trees, no syncs to a disk and no kills: a mutant's tests take about a second.
-mutate = CORE_TREES=3000 TMPDIR=$(or $(wildcard /dev/shm),/tmp) cargo mutants --timeout 30 -o $(CARGO_TARGET_DIR)/$@
+mutate = CORE_TREES=3000 TMPDIR=$(or $(wildcard /dev/shm),/tmp) cargo mutants --timeout $(or $(mutant_s),30) -o $(CARGO_TARGET_DIR)/$@
 security := actors/security_orchestrator/src
 
-mutants: mutants-core mutants-rules mutants-audit ## change each decision of the core, the rules and the audit log: some test must fail (about an hour)
+mutants: mutants-core mutants-rules mutants-audit mutants-formats mutants-chain ## change each decision of the core, the rules and the audit log, and each check of bytes and chain: some test must fail (about two hours)
 
 mutants-core: cargo-mutants
 	$(mutate) -p blyan-supervisors -f 'supervisors/src/core/*.rs' -f supervisors/src/policy.rs --cargo-arg=--lib -- -- core:: policy::
@@ -170,6 +174,18 @@ mutants-rules: cargo-mutants
 
 mutants-audit: cargo-mutants
 	$(mutate) -p blyan-security -f '$(security)/audit/*.rs' --cargo-arg=--lib --cargo-arg=--test=audit -- -- --skip core:: --skip kill::
+
+# Of these the mutants that make a check or a step a constant.
+constant := with (true|false|Ok\(\(\)\))( |$$)
+formats := actors/formats/src
+chain := actors/chain/src
+
+mutants-formats: cargo-mutants
+	$(mutate) -p blyan-formats -f $(formats)/merkle.rs -f '$(formats)/canonical/*.rs' -F '$(constant)' --cargo-arg=--lib -- -- canonical:: merkle:: block::
+
+mutants-chain: mutant_s = 120
+mutants-chain: cargo-mutants
+	BLYAN_CHAIN_OPERATIONS=500 $(mutate) -p blyan-chain -f $(chain)/core/draft.rs -f '$(chain)/verify/*.rs' -f '$(chain)/snapshot/*.rs' -f $(chain)/store/leftovers.rs -F '$(constant)' --cargo-arg=--test=chain -- -- contract:: publish rules:: snapshots store:: verif versions::
 
 .PHONY: cargo-mutants
 cargo-mutants:
