@@ -60,4 +60,13 @@ pub enum TileError {
         /// The place.
         index: usize,
     },
+    /// Bytes that are not a delta.
+    #[error("this is not a delta: {0}")]
+    Malformed(&'static str),
+    /// A delta of a format that this code does not know.
+    #[error("deltas of version {found} are not known")]
+    Version {
+        /// The delta's version.
+        found: u8,
+    },
 }

@@ -4,7 +4,8 @@ mod core;
 mod error;
 
 pub use crate::core::{
-    AdamW, AdamWConfig, Batch, DELTAS_MAX, Delta, DeltaId, Round, SliceShape, StepGradient,
-    UNITS_MAX, UNITS_PER_ONE, forward, gradient, to_units,
+    AdamW, AdamWConfig, Batch, Compressor, DELTAS_MAX, Delta, DeltaId, Round, SUB_TILE_LEN,
+    SliceShape, StepGradient, SubTile, UNITS_MAX, UNITS_PER_ONE, decode, encode, forward, gradient,
+    to_units,
 };
 pub use error::TileError;
