@@ -1,12 +1,15 @@
 //! What a running node does about its disk: says when it is full, and reads its payloads again in search of rot.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blyan_chain::scrub::{self, Finding, Repair, ScrubOptions, ScrubReport};
 use blyan_chain::{ChainConfig, ChainError, Need, RocksStore, Store as _};
-use blyan_security::{Report, SecurityHandle};
+use blyan_expert_cache::CacheError;
+use blyan_formats::PayloadHash;
+use blyan_security::{Decision, Order, Report, SecurityHandle};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +26,8 @@ const RETRY: Duration = Duration::from_secs(60);
 const STOP_LOOK: Duration = Duration::from_millis(100);
 /// How often a map of a repaired file is asked to go, which a step may hold.
 const EVICTIONS: u32 = 5;
+/// Who the audit log says brought a repaired payload back.
+const SCRUBBER: &str = "scrubber";
 
 /// Says when the disk becomes full and when there is room again, until the node stops.
 pub async fn watch_room(store: Arc<RocksStore>, closing: CancellationToken) {
@@ -95,24 +100,29 @@ impl Scrubbing {
         Ok(report)
     }
 
+    /// A payload that no answer stands on, such as an older version, is in the log and the counters alone.
     async fn told(&self, finding: &Finding) {
+        if !self.serves(finding.payload) {
+            return;
+        }
         match &finding.state {
             Repair::Found => self.withdraw(finding).await,
-            Repair::Repaired { .. } => self.bring_back(finding).await,
+            Repair::Repaired { from } => self.bring_back(finding, from).await,
             Repair::Failed { .. } => {}
         }
+    }
+
+    fn serves(&self, payload: PayloadHash) -> bool {
+        let model = self.port.model();
+        let mut entries = model.entries.values();
+        entries.any(|entry| entry.payload == payload)
     }
 
     /// The cache looks at the file itself: what it finds damaged it gives out no more, and the orchestrator hears of it.
     /// Where good pages are still in memory it finds nothing, and the orchestrator is told from here.
     async fn withdraw(&self, finding: &Finding) {
-        if self
-            .port
-            .cache
-            .readmit(finding.payload, PAYLOAD)
-            .await
-            .is_err()
-        {
+        let looked = self.port.cache.readmit(finding.payload, PAYLOAD).await;
+        if let Err(CacheError::Corrupt { .. }) = looked {
             // It is told of what is corrupt for as long as one look takes.
             tokio::time::sleep(2 * CORRUPT_LOOK).await;
             return;
@@ -126,7 +136,7 @@ impl Scrubbing {
 
     /// Maps of the damaged file go, and the payload is given out again. A weight that every answer needs cannot be
     /// exchanged under the engine: where its map is damaged it stays out until the node is restarted.
-    async fn bring_back(&self, finding: &Finding) {
+    async fn bring_back(&self, finding: &Finding, from: &Path) {
         let cache = &self.port.cache;
         let corrupt = cache.status().corrupt;
         let known = corrupt
@@ -141,8 +151,19 @@ impl Scrubbing {
             }
             tokio::time::sleep(STOP_LOOK).await;
         }
-        if let Err(error) = cache.readmit(finding.payload, PAYLOAD).await {
-            tracing::error!(%error, name = %finding.name, "a repaired payload is not given out");
+        // It verifies the payload, and writes down who brought it back.
+        let recovered = self.security.decide(Order {
+            decision: Decision::Recover,
+            path: finding.name.to_string(),
+            who: SCRUBBER.to_owned(),
+            reason: format!("repaired from {}", from.display()),
+            force: false,
+        });
+        if let Err(error) = recovered.await {
+            tracing::warn!(%error, name = %finding.name, "nobody decided that a repaired payload is back");
+            if let Err(error) = cache.readmit(finding.payload, PAYLOAD).await {
+                tracing::error!(%error, name = %finding.name, "a repaired payload is not given out");
+            }
         }
     }
 }
