@@ -211,6 +211,9 @@ mod tests {
         assert_eq!(to_canonical(&u128::MAX), Err(CanonicalError::IntegerRange));
     }
 
+    #[derive(PartialEq, Eq, PartialOrd, Ord, Serialize)]
+    struct Name(&'static str);
+
     #[test]
     fn keys_are_texts_and_stand_once() {
         assert_eq!(
@@ -219,6 +222,14 @@ mod tests {
         );
         assert_eq!(
             to_canonical(&BTreeMap::from([(Some("a"), 2)])).unwrap(),
+            br#"{"a":2}"#
+        );
+        assert_eq!(
+            to_canonical(&BTreeMap::from([(None::<&str>, 2)])),
+            Err(CanonicalError::KeyNotText)
+        );
+        assert_eq!(
+            to_canonical(&BTreeMap::from([(Name("a"), 2)])).unwrap(),
             br#"{"a":2}"#
         );
         assert_eq!(
