@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback storm flips perplexity oracle load bench-memory bench-runtime bench-chain compare otp-vectors supervisors-long chain-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback storm flips perplexity oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -211,6 +211,13 @@ bench-chain: setup ## the chain's own work beside raw signatures, raw RocksDB an
 cargo-bench-chain:
 	cargo bench -p blyan-chain --profile dev --locked --bench payloads
 	cargo bench -p blyan-chain --profile dev --locked --bench chain -- $(ARGS)
+
+bench-compression: setup ## compressed deltas of an expert: ratio, speed, and the loss beside uncompressed ones (two to five minutes)
+	@$(MAKE) -s --no-print-directory cargo-bench-compression
+
+.PHONY: cargo-bench-compression
+cargo-bench-compression:
+	cargo bench -p blyan-tile-owner --profile dev --locked --bench compression
 
 load: build ## a chat load over HTTP, SSE and WebSocket against a node that runs on port 8000
 	$(CARGO_TARGET_DIR)/debug/blyan-loadtests run loadtests/scenarios/chat.toml $(ARGS)
