@@ -1,14 +1,14 @@
 //! Snapshots while the store is written to, and the way back to one, also where it is cut off at any step.
 
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blyan_chain::snapshot::{self, KEPT};
 use blyan_chain::{ChainError, DataDir, RocksStore, VerifyOptions, verify};
 
-use crate::support::{self, NOW_MS};
+use crate::support::{self, Call, NOW_MS, ScriptedDisk, When};
 
 fn verified(layout: &DataDir) -> blyan_chain::VerifyReport {
     let store = RocksStore::open_read_only(layout.clone()).unwrap();
@@ -55,6 +55,30 @@ fn a_store_goes_back_to_a_snapshot_and_keeps_what_it_replaced() {
     let report = snapshot::verify_snapshot(&taken, VerifyOptions::default()).unwrap();
     assert_eq!(report.receipts, 1);
     assert!(dir.path().join("db.replaced").is_dir());
+}
+
+/// A power cut just after may leave what was synced and nothing else.
+#[test]
+fn a_snapshot_gets_its_name_after_every_file_and_folder_of_it_is_synced() {
+    let (dir, store, _) = support::imported();
+    drop(store);
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&calls);
+    let disk = ScriptedDisk::new(move |_, call, when| {
+        if when == When::After {
+            seen.lock().unwrap().push(call);
+        }
+        Ok(())
+    });
+    let store = RocksStore::open_with(DataDir::new(dir.path()), Arc::new(disk)).unwrap();
+    calls.lock().unwrap().clear();
+    let taken = snapshot::create(&store, NOW_MS).unwrap();
+    let files = fs::read_dir(taken.layout.db()).unwrap().count();
+    let calls = calls.lock().unwrap();
+    let named = calls.iter().position(|call| *call == Call::Rename).unwrap();
+    let before = |call| calls[..named].iter().filter(|made| **made == call).count();
+    assert!(before(Call::SyncFile) >= files, "{files} files: {calls:?}");
+    assert!(before(Call::SyncDir) >= 3, "{calls:?}");
 }
 
 /// What was doing, which databases are moved, whether the marker is there, receipts afterwards.
