@@ -192,6 +192,11 @@ async fn until_ended(api: &NodeApi, ordered: &RollbackReply) -> Result<RollbackR
 fn restore(config: &Config, layout: &DataDir, snapshot: &Snapshot) -> Result<()> {
     let restored = with_bar(config, |options| {
         snapshot::restore(layout, snapshot, options)
+    })
+    .inspect_err(|why| {
+        if let Some(ChainError::Held(_)) = why.downcast_ref() {
+            eprintln!("`blyan snapshot rollback` brings a running node back");
+        }
     })?;
     println!(
         "restored {}: {} blocks, {} receipts, {} payload files brought back",

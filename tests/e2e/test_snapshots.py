@@ -44,6 +44,7 @@ def test_a_running_node_is_copied_under_chat_and_goes_back(start, store):
     node.wait_for(lambda: receipts(store) == 3)
     held = run("snapshot", "restore", data_dir=store, check=False)
     assert held.returncode == 2 and "held by a running node" in held.stderr
+    assert "blyan snapshot rollback" in held.stderr
     assert node.stop() == 0
     run("snapshot", "restore", made["id"], data_dir=store)
     assert receipts(store) == 1
