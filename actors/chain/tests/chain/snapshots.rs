@@ -81,6 +81,39 @@ fn a_snapshot_gets_its_name_after_every_file_and_folder_of_it_is_synced() {
     assert!(before(Call::SyncDir) >= 3, "{calls:?}");
 }
 
+#[test]
+fn a_folder_that_is_not_there_holds_none_and_one_that_cannot_be_read_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = DataDir::new(dir.path());
+    assert!(snapshot::list(&layout).unwrap().is_empty());
+    fs::write(layout.snapshots(), b"a file").unwrap();
+    assert!(matches!(
+        snapshot::list(&layout),
+        Err(ChainError::Io { .. })
+    ));
+}
+
+/// What a crash leaves of a snapshot that was being made.
+#[test]
+fn half_a_snapshot_is_removed_at_the_opening_and_whole_ones_stay() {
+    let (dir, store, _) = support::imported();
+    let layout = DataDir::new(dir.path());
+    let taken = snapshot::create(&store, NOW_MS).unwrap();
+    drop(store);
+    let half = layout.snapshots().join(".tmp-half");
+    fs::create_dir(&half).unwrap();
+    fs::write(half.join("db"), b"half").unwrap();
+    support::open_store(dir.path());
+    assert!(!half.exists());
+    assert_eq!(snapshot::list(&layout).unwrap()[0].id, taken.id);
+    fs::remove_dir_all(layout.snapshots()).unwrap();
+    fs::write(layout.snapshots(), b"a file").unwrap();
+    assert!(RocksStore::open(layout.clone()).is_err());
+    fs::remove_file(layout.snapshots()).unwrap();
+    fs::write(dir.path().join("db.next"), b"a file").unwrap();
+    assert!(RocksStore::open(layout).is_err(), "what cannot be removed");
+}
+
 /// What was doing, which databases are moved, whether the marker is there, receipts afterwards.
 type Cut = (
     &'static str,
