@@ -9,7 +9,6 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::replies::{Health, IntegrityStatus};
 use super::state::EdgeState;
-use super::stream::shutting_down;
 
 /// `GET /health`
 #[derive(Serialize, ToSchema)]
@@ -46,7 +45,7 @@ pub struct Ready {
 ))]
 pub async fn ready(state: web::Data<EdgeState>) -> Result<HttpResponse, ApiError> {
     if state.stopping.closing.is_cancelled() {
-        return Err(shutting_down().into());
+        return Err(state.stopping.why().into());
     }
     state.node.ready()?;
     Ok(HttpResponse::Ok().json(Ready { ready: true }))

@@ -1,7 +1,7 @@
 //! What all handlers share. It outlives restarts of the server.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use blyan_protocol::{ErrorCode, PublicError, RequestId};
@@ -89,6 +89,29 @@ pub struct Stopping {
     pub closing: CancellationToken,
     /// Answers that have not heard of their end are told so now.
     pub cut: CancellationToken,
+    why: Arc<OnceLock<PublicError>>,
+}
+
+impl Stopping {
+    /// Whoever is refused or cut off is told this, where nothing else was said before.
+    pub fn because(&self, why: PublicError) {
+        self.why.get_or_init(|| why);
+    }
+
+    /// What whoever is refused or cut off is told.
+    pub fn why(&self) -> PublicError {
+        self.why.get().cloned().unwrap_or_else(shutting_down)
+    }
+}
+
+/// Of a node that is not back at once.
+fn shutting_down() -> PublicError {
+    PublicError::new(
+        ErrorCode::ShuttingDown,
+        "The node is shutting down.",
+        "Ask again when it is back, or ask another node.",
+    )
+    .retry_after_ms(5000)
 }
 
 impl EdgeState {

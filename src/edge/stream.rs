@@ -20,7 +20,7 @@ use super::port::{Answer, ServedModel};
 use super::pricing::MicroBly;
 use super::replies::{Experts, Timing, Usage, rounded};
 use super::security::internal;
-use super::state::EdgeState;
+use super::state::{EdgeState, Stopping};
 use crate::config::PricingConfig;
 
 /// Frames waiting for a client before its sequence is left out of the batch.
@@ -116,7 +116,7 @@ pub struct Session {
     model: Arc<ServedModel>,
     answer: Answer,
     prices: PricingConfig,
-    cut: CancellationToken,
+    stopping: Stopping,
     pending: Option<ChatEvent>,
     prompt_tokens: u32,
     began: Instant,
@@ -129,7 +129,7 @@ impl EdgeState {
     /// Admits a request, one of `edge.streams_max`.
     pub async fn open(&self, request: ChatRequest) -> Result<Session, PublicError> {
         if self.stopping.closing.is_cancelled() {
-            return Err(shutting_down());
+            return Err(self.stopping.why());
         }
         let permit = Arc::clone(&self.streams)
             .try_acquire_owned()
@@ -143,7 +143,7 @@ impl EdgeState {
             model,
             answer,
             prices: self.prices,
-            cut: self.stopping.cut.clone(),
+            stopping: self.stopping.clone(),
             pending: None,
             prompt_tokens: 0,
             began,
@@ -191,7 +191,7 @@ impl Session {
         }
         let event = tokio::select! {
             biased;
-            () = self.cut.cancelled() => ChatEvent::Failed(shutting_down()),
+            () = self.stopping.cut.cancelled() => ChatEvent::Failed(self.stopping.why()),
             event = self.answer.next() => event.unwrap_or_else(|| ChatEvent::Failed(lost())),
         };
         self.count(&event);
@@ -384,16 +384,6 @@ const fn finish_name(reason: FinishReason) -> &'static str {
         FinishReason::Length => "length",
         FinishReason::Cancelled => "cancelled",
     }
-}
-
-/// The node is stopping.
-pub fn shutting_down() -> PublicError {
-    PublicError::new(
-        ErrorCode::ShuttingDown,
-        "The node is shutting down.",
-        "Ask again when it is back, or ask another node.",
-    )
-    .retry_after_ms(5000)
 }
 
 fn too_many() -> PublicError {

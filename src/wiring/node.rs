@@ -10,8 +10,6 @@ use anyhow::{Context, Result};
 use blyan_chain::{ChainReader, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::Wake;
-use blyan_inference::handle::shutting_down;
-use blyan_protocol::PublicError;
 use blyan_security::SecurityHandle;
 use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -266,13 +264,16 @@ impl RunningNode {
         };
         let end = tokio::select! {
             exit = self.port.tree.wait() => Ok(NodeEnd::Failed(exit)),
-            () = stop.recv() => Ok(self.stop(&shutting_down()).await),
-            () = self.rollbacks.ordered() => match self.stop(&rollback::rolling_back()).await {
-                NodeEnd::Stopped => Ok(NodeEnd::RollingBack),
-                failed => Ok(failed),
-            },
+            () = stop.recv() => Ok(self.stop().await),
+            () = self.rollbacks.ordered() => {
+                self.stopping.because(rollback::rolling_back());
+                match self.stop().await {
+                    NodeEnd::Stopped => Ok(NodeEnd::RollingBack),
+                    failed => Ok(failed),
+                }
+            }
             failed = serve_for_good => {
-                self.stop(&shutting_down()).await;
+                self.stop().await;
                 failed
             }
         };
@@ -312,14 +313,15 @@ impl RunningNode {
     }
 
     /// Answers hear their end first, then open connections, then the tree from its last child to its first.
-    async fn stop(&self, why: &PublicError) -> NodeEnd {
+    async fn stop(&self) -> NodeEnd {
+        let why = self.stopping.why();
         tracing::info!(why = why.message, "stopping");
         let began = Instant::now();
         let limit = self.config.node.shutdown();
         self.stopping.closing.cancel();
         if let Some(inference) = self.port.inference.get() {
             let last_words = limit * LAST_WORDS.0 / LAST_WORDS.1;
-            let undone = inference.drain(why, last_words).await;
+            let undone = inference.drain(&why, last_words).await;
             if undone > 0 {
                 tracing::warn!(undone, "receipts that are not durable");
             }

@@ -1,15 +1,17 @@
 """A running node goes back to a snapshot: streams hear of it, the store is the snapshot's, the node is well again on the same
-address, also when it is killed meanwhile. BLYAN_CHAOS sets the number of kills."""
+address, also when it is killed meanwhile. BLYAN_CHAOS sets the number of kills; BLYAN_GROW_STORE, the path of that example,
+grows the store of the last test to BLYAN_BLOCKS blocks and BLYAN_BYTES bytes of payloads."""
 
 import json
 import os
 import random
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from conftest import run
+from conftest import BINARY, clean_environment, free_port, run
 from miner import KEY
 from test_admin import records
 from test_failover import Stream
@@ -27,8 +29,8 @@ def last(node):
     return node.http.get("/chain/rollback", headers=node.admin).raise_for_status().json()
 
 
-def ended(node):
-    return node.wait_for(lambda: (now := last(node))["ended_ms"] and now, 60)
+def ended(node, timeout=60):
+    return node.wait_for(lambda: (now := last(node))["ended_ms"] and now, timeout)
 
 
 def heads(node):
@@ -169,3 +171,68 @@ def test_a_killed_rollback_is_finished_or_never_began(start, store):
     assert node.stop() == 0
     run("verify", data_dir=store)
     run("audit", "verify", data_dir=store)
+
+
+def test_a_rollback_under_chat_is_cut_twice(start, store):
+    seed = int(os.environ.get("BLYAN_SEED", random.randrange(1 << 32)))
+    print(f"\nseed {seed}: BLYAN_SEED={seed} repeats it")
+    rng = random.Random(seed)
+    if grow := os.environ.get("BLYAN_GROW_STORE"):
+        grown = subprocess.run([grow, store, os.environ["BLYAN_BLOCKS"], os.environ["BLYAN_BYTES"]],
+                               env=clean_environment(), check=True, capture_output=True, text=True)
+        print(grown.stdout.strip())
+    node = start(store)
+    assert "Paris" in node.chat().json()["text"]
+    node.wait_for(lambda: receipts(store) == 1)
+    made, before = create(node), heads(node)
+
+    undisturbed = gone_back(node, made)
+    print(f"undisturbed: {undisturbed:.1f} s from the order to the end")
+    assert receipts(store) == 1
+
+    streams = load(node)
+    began = time.monotonic()
+    assert order(node, snapshot=made["id"]).status_code == 202
+    for one in streams:
+        one.thread.join()
+        assert one.end == "rolling_back", one.end
+    time.sleep(rng.uniform(0, undisturbed / 4))
+    node.kill()
+    command = [BINARY, "node", "--data-dir", str(store), "--listen", f"127.0.0.1:{free_port()}"]
+    second = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(rng.uniform(0.1, undisturbed / 2))
+    state = json.loads((store / "rollback.json").read_text())["state"]
+    second.kill()
+    second.wait()
+    node = start(store)
+    done = ended(node, 600)
+    took = time.monotonic() - began
+    print(f"cut twice, the second time as {state}: {took:.1f} s from the order to the end")
+    assert (done["state"], done["failure"], done["heads"]) == ("done", None, before)
+    assert receipts(store) == 1
+    run("verify", data_dir=store)
+    assert heads(node)["B"] == before["B"]
+    assert "Paris" in node.chat().json()["text"]
+    assert node.stop() == 0
+    run("audit", "verify", data_dir=store)
+
+
+def load(node):
+    streams = [Stream(node, STORY).start() for _ in range(4)]
+    node.wait_for(lambda: all(one.tokens for one in streams))
+    return streams
+
+
+def gone_back(node, made):
+    """Seconds from the order to the end, under chat; each stream hears of it."""
+    streams, knocker = load(node), Knocker(node)
+    ordered = order(node, snapshot=made["id"])
+    assert ordered.status_code == 202, ordered.text
+    for one in streams:
+        one.thread.join()
+        assert one.end == "rolling_back", one.end
+    done = ended(node, 600)
+    knocker.stop()
+    assert (done["state"], done["failure"]) == ("done", None), done
+    print(f"a client waited {knocker.longest:.1f} s, {knocker.refused} times nobody listened")
+    return (done["ended_ms"] - done["ordered_ms"]) / 1000

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::TcpStream;
 
+use blyan_protocol::{ErrorCode, PublicError};
 use futures_util::StreamExt;
 use serde_json::json;
 
@@ -182,6 +183,26 @@ async fn open_streams_hear_of_a_shutdown() {
     let events = events(std::str::from_utf8(&body).unwrap());
     assert_eq!(events.last().unwrap().1["error"]["code"], "shutting_down");
     house.wait_for_cancels(1).await;
+}
+
+#[actix_rt::test]
+async fn open_streams_and_new_requests_hear_why_a_node_stops() {
+    let house = House::new();
+    let mut response = client()
+        .post(house.url("/chat/stream"))
+        .send_json(&json!({"prompt": "silence"}))
+        .await
+        .unwrap();
+    let why = PublicError::new(ErrorCode::RollingBack, "It goes back.", "Wait.");
+    house.stopping.because(why);
+    house.stopping.closing.cancel();
+    assert_eq!(house.chat("hello").await.code(), "rolling_back");
+    assert_eq!(house.get("/ready").await.code(), "rolling_back");
+    house.stopping.cut.cancel();
+    let body = tokio::time::timeout(PATIENCE, response.body()).await;
+    let body = body.expect("an end").unwrap();
+    let events = events(std::str::from_utf8(&body).unwrap());
+    assert_eq!(events.last().unwrap().1["error"]["code"], "rolling_back");
 }
 
 #[actix_rt::test]
