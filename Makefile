@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback storm flips perplexity oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback storm flips perplexity oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long ledger-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -193,6 +193,9 @@ cargo-mutants:
 
 chain-long: ## 100,000 random blocks, valid and not, against a plain list (some minutes)
 	BLYAN_CHAIN_OPERATIONS=100000 cargo test -p blyan-chain --test chain --locked -- --nocapture the_index_agrees
+
+ledger-long: ## a million random transfers beside a plain model (some seconds)
+	BLYAN_LEDGER_OPERATIONS=1000000 cargo test -p blyan-reward --test model --locked -- --nocapture
 
 bench-memory: build venv ## what a second replica costs
 	$(pytest) -s tests/e2e/test_memory.py
