@@ -125,7 +125,8 @@ impl RollbackPort for Rollbacks {
 /// was, and the file says why.
 ///
 /// # Errors
-/// The file of the last rollback cannot be read or written; a running node holds the store.
+/// The file of the last rollback cannot be read or written; a running node holds the store; the disk failed while the
+/// databases changed places, which the next start finishes.
 pub fn resume(config: &Config) -> Result<()> {
     let layout = DataDir::new(config.node.data_dir());
     let ordered = read(&layout).with_context(|| format!("{}", path(&layout).display()))?;
@@ -135,9 +136,7 @@ pub fn resume(config: &Config) -> Result<()> {
     tracing::info!(snapshot = %record.snapshot, "restoring");
     match restore(&layout, config.chain.verify_threads, &record) {
         Ok(()) => record.state = RollbackState::Restored,
-        Err(error) if matches!(error.downcast_ref(), Some(ChainError::Held(_))) => {
-            return Err(error);
-        }
+        Err(error) if is_held(&error) || snapshot::restore_is_begun(&layout) => return Err(error),
         Err(error) => {
             tracing::error!(%error, "the node goes on without the rollback");
             record.state = RollbackState::NotRestored;
@@ -145,6 +144,10 @@ pub fn resume(config: &Config) -> Result<()> {
         }
     }
     write(&layout, &record).with_context(|| format!("{}", path(&layout).display()))
+}
+
+fn is_held(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ChainError::Held(_)))
 }
 
 fn restore(layout: &DataDir, threads: usize, record: &RollbackReply) -> Result<()> {

@@ -187,15 +187,11 @@ def test_a_rollback_under_chat_is_cut_twice(start, store):
     made, before = create(node), heads(node)
 
     undisturbed = gone_back(node, made)
-    print(f"undisturbed: {undisturbed:.1f} s from the order to the end")
     assert receipts(store) == 1
 
-    streams = load(node)
-    began = time.monotonic()
+    chatters, began = load(node), time.monotonic()
     assert order(node, snapshot=made["id"]).status_code == 202
-    for one in streams:
-        one.thread.join()
-        assert one.end == "rolling_back", one.end
+    assert {one.cut_off() for one in chatters} == {"rolling_back"}
     time.sleep(rng.uniform(0, undisturbed / 4))
     node.kill()
     command = [BINARY, "node", "--data-dir", str(store), "--listen", f"127.0.0.1:{free_port()}"]
@@ -217,22 +213,45 @@ def test_a_rollback_under_chat_is_cut_twice(start, store):
     run("audit", "verify", data_dir=store)
 
 
+class Chatter:
+    """A client that chats, one answer after the other, until one ends in another way."""
+
+    def __init__(self, node):
+        self.node, self.last, self.whole = node, Stream(node, STORY), 0
+        self.thread = threading.Thread(target=self._chat)
+        self.thread.start()
+
+    def _chat(self):
+        self.last.start().thread.join()
+        while self.last.end in ("stop", "length"):
+            self.whole += 1
+            self.last = Stream(self.node, STORY).start()
+            self.last.thread.join()
+
+    def cut_off(self):
+        """What the end of the last answer was."""
+        self.thread.join()
+        return self.last.end
+
+
 def load(node):
-    streams = [Stream(node, STORY).start() for _ in range(4)]
-    node.wait_for(lambda: all(one.tokens for one in streams))
-    return streams
+    chatters = [Chatter(node) for _ in range(4)]
+    node.wait_for(lambda: all(one.last.tokens for one in chatters))
+    return chatters
 
 
 def gone_back(node, made):
-    """Seconds from the order to the end, under chat; each stream hears of it."""
-    streams, knocker = load(node), Knocker(node)
+    """Seconds from the order, once it is acknowledged, to the end, under chat; each stream hears of it."""
+    chatters, knocker, began = load(node), Knocker(node), time.monotonic()
     ordered = order(node, snapshot=made["id"])
+    verified = time.monotonic() - began
     assert ordered.status_code == 202, ordered.text
-    for one in streams:
-        one.thread.join()
-        assert one.end == "rolling_back", one.end
+    assert {one.cut_off() for one in chatters} == {"rolling_back"}
     done = ended(node, 600)
+    took = time.monotonic() - began
     knocker.stop()
     assert (done["state"], done["failure"]) == ("done", None), done
-    print(f"a client waited {knocker.longest:.1f} s, {knocker.refused} times nobody listened")
+    print(f"undisturbed: {took:.1f} s from the order to the end, {verified:.1f} s of it verification while"
+          f" {sum(one.whole for one in chatters)} chats ended well; a client waited {knocker.longest:.1f} s,"
+          f" {knocker.refused} times nobody listened")
     return (done["ended_ms"] - done["ordered_ms"]) / 1000

@@ -50,6 +50,11 @@ pub fn restore(
     Ok(Restored { report, payloads })
 }
 
+/// Whether a restore is past the point from which the next opening of the store finishes it.
+pub fn restore_is_begun(layout: &DataDir) -> bool {
+    layout.restoring().exists()
+}
+
 /// Links what is missing, and replaces what is not the snapshot's own file: the snapshot was verified, that one was not.
 fn bring_payloads(layout: &DataDir, snapshot: &Snapshot) -> Result<u64, ChainError> {
     let store = RocksStore::open_read_only(snapshot.layout.clone())?;
