@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use blyan_chain::snapshot::Snapshot;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -26,7 +27,7 @@ pub fn run(config: &Config, faults: Faults) -> Result<ExitCode> {
     let end = actix_rt::System::new().block_on(async move {
         let mut stop = StopSignals::listen()?;
         let listener = bind(&config)?;
-        let home = open(&config).await?;
+        let home = open(&config, None).await?;
         let (home, listener) = if home.has_model()? {
             (home, listener)
         } else {
@@ -60,12 +61,12 @@ async fn serve(
         if let Some(driver) = driver.take() {
             driver(node.poke());
         }
-        match node.run(stop).await? {
-            NodeEnd::RollingBack => {}
+        let verified = match node.run(stop).await? {
+            NodeEnd::RollingBack(verified) => verified,
             end => return Ok(end),
-        }
+        };
         home = tokio::select! {
-            home = open(config) => home?,
+            home = open(config, verified) => home?,
             // The next start goes on with it.
             () = stop.recv() => return Ok(NodeEnd::Stopped),
         };
@@ -73,10 +74,10 @@ async fn serve(
 }
 
 /// The data directory, after a rollback that was ordered.
-async fn open(config: &Config) -> Result<Home> {
+async fn open(config: &Config, verified: Option<Snapshot>) -> Result<Home> {
     let config = config.clone();
     tokio::task::spawn_blocking(move || {
-        resume(&config)?;
+        resume(&config, verified.as_ref())?;
         Home::open(&config)
     })
     .await?

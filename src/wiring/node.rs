@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use actix_rt::signal::unix::{Signal, SignalKind, signal};
 use anyhow::{Context, Result};
-use blyan_chain::{ChainReader, RocksStore};
+use blyan_chain::snapshot::Snapshot;
+use blyan_chain::{ChainHandle, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::Wake;
 use blyan_security::SecurityHandle;
@@ -59,8 +60,8 @@ const HAND_OVER: Duration = Duration::from_secs(30);
 pub enum NodeEnd {
     /// It was asked to.
     Stopped,
-    /// It goes back to a snapshot: [`super::resume`], and start it again.
-    RollingBack,
+    /// It goes back to a snapshot, which it has verified: [`super::resume`], and start it again.
+    RollingBack(Option<Snapshot>),
     /// The tree gave up.
     Failed(TreeExit),
 }
@@ -70,7 +71,7 @@ impl NodeEnd {
     pub const fn exit_status(&self) -> u8 {
         match self {
             Self::Stopped
-            | Self::RollingBack
+            | Self::RollingBack(_)
             | Self::Failed(TreeExit::Stopped | TreeExit::StopOverrun { .. }) => 0,
             Self::Failed(TreeExit::Escalated { .. }) => EXIT_ROOT,
             Self::Failed(TreeExit::TooManyZombies { .. }) => EXIT_ZOMBIES,
@@ -265,10 +266,10 @@ impl RunningNode {
         let end = tokio::select! {
             exit = self.port.tree.wait() => Ok(NodeEnd::Failed(exit)),
             () = stop.recv() => Ok(self.stop().await),
-            () = self.rollbacks.ordered() => {
+            verified = self.rollbacks.ordered() => {
                 self.stopping.because(rollback::rolling_back());
                 match self.stop().await {
-                    NodeEnd::Stopped => Ok(NodeEnd::RollingBack),
+                    NodeEnd::Stopped => Ok(NodeEnd::RollingBack(verified)),
                     failed => Ok(failed),
                 }
             }
@@ -278,7 +279,7 @@ impl RunningNode {
             }
         };
         let patience = match end {
-            Ok(NodeEnd::RollingBack) => HAND_OVER,
+            Ok(NodeEnd::RollingBack(_)) => HAND_OVER,
             _ => CLOSE,
         };
         self.close(patience).await;
@@ -392,7 +393,6 @@ async fn start_storage(
     probe: &Arc<dyn Probe>,
 ) -> Result<(Arc<Port>, SecurityHandle)> {
     let store = &home.store;
-    let published = published(store, config)?;
     let (chain, handle) = tree::chain(Arc::clone(store), &config.chain, &config.supervision);
     let cache = ExpertCacheHandle::new(config.expert_cache.clone(), Arc::new(handle.clone()))?;
     let (orchestrator, security, parts) = security::orchestrator(config, store, &home.key, alerts);
@@ -409,6 +409,7 @@ async fn start_storage(
         .wait_running(STORAGE_START)
         .await
         .context("the chain did not come up")?;
+    let published = published(&handle, config).await?;
     let port = Arc::new(Port::new(
         config,
         handle,
@@ -421,10 +422,9 @@ async fn start_storage(
     Ok((port, security))
 }
 
-fn published(store: &Arc<RocksStore>, config: &Config) -> Result<Published> {
-    let reader = ChainReader::open(Arc::clone(store))?;
-    let model = reader.model(None)?;
-    let manifest = reader.block(model.id.0)?.block.header;
+async fn published(chain: &ChainHandle, config: &Config) -> Result<Published> {
+    let model = chain.model(None).await?;
+    let manifest = chain.block(model.id.0).await?.block.header;
     let served = serving::served_model(&model, manifest.timestamp_ms, config);
     Ok(Published {
         model: Arc::new(model),

@@ -17,7 +17,7 @@ use blyan_formats::{BlockHash, BlockType, ChainId, PayloadHash, SignedBlock};
 pub use folder::Snapshot;
 pub use manifest::SnapshotManifest;
 pub(crate) use restore::replace_by_link;
-pub use restore::{Restored, restore, restore_is_begun};
+pub use restore::{Restored, restore, restore_is_begun, restore_verified};
 
 use crate::ChainError;
 use crate::store::{DataDir, Records, RocksStore, Store as _};

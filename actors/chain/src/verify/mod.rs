@@ -6,6 +6,7 @@ mod records;
 
 pub use fault::Fault;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use blyan_formats::{BlockHash, ChainId, SignedBlock};
@@ -54,13 +55,15 @@ pub struct VerifyReport {
     pub genesis: BlockHash,
     /// The newest manifest; `None` while an import is unfinished.
     pub model: Option<ModelId>,
+    /// The newest block of each chain that has one.
+    pub heads: BTreeMap<ChainId, BlockHash>,
     /// Blocks on chain A.
     pub blocks_a: u64,
     /// Blocks on chain B.
     pub blocks_b: u64,
     /// Bytes of JSON payloads.
     pub json_bytes: u64,
-    /// Bytes of payload files, each counted once for each block that names it.
+    /// Bytes of payload files, each counted once, however many blocks name it.
     pub payload_bytes: u64,
     /// Receipts.
     pub receipts: u64,
@@ -96,6 +99,10 @@ pub fn verify<S: Store + ?Sized>(
     Ok(VerifyReport {
         genesis,
         model: index.params().map(crate::ParamIndex::model),
+        heads: [ChainId::A, ChainId::B, ChainId::C, ChainId::D]
+            .into_iter()
+            .filter_map(|chain| Some((chain, index.head(chain)?.hash)))
+            .collect(),
         blocks_a: count(ChainId::A),
         blocks_b: count(ChainId::B),
         json_bytes,

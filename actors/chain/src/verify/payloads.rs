@@ -15,12 +15,13 @@ use crate::reader::load_body;
 use crate::store::{PayloadDir, Records, Store};
 
 /// One payload file that a block names.
-struct Job<'a> {
+struct Job {
     block: BlockHash,
     name: TensorName,
     payload: PayloadHash,
     len: u64,
-    architecture: Option<&'a ArchitectureBody>,
+    /// Rows and columns.
+    shape: Option<(u64, u64)>,
 }
 
 /// Files that stand in the payload folder without a block.
@@ -30,17 +31,20 @@ pub(super) struct Strays {
     pub(super) temporary: u64,
 }
 
-/// Verifies every byte of every payload file that a block names; returns their bytes. Of several faults the one of
-/// the first block is returned, however many threads work.
+/// Verifies every byte of every payload file that a block names, once for all blocks that ask the same of it; returns
+/// the bytes read. Of several faults the one of the first block is returned, however many threads work.
 pub(super) fn verify_payloads<S: Store + ?Sized>(
     store: &S,
     blocks: &[(BlockHash, SignedBlock)],
     options: VerifyOptions<'_>,
 ) -> Result<u64, ChainError> {
     let architectures = architectures(store, blocks)?;
-    let jobs: Vec<_> = blocks
+    let named = blocks
         .iter()
-        .filter_map(|(hash, block)| Job::of(*hash, block, &architectures))
+        .filter_map(|(hash, block)| Job::of(*hash, block, &architectures));
+    let mut asked = HashSet::new();
+    let jobs: Vec<_> = named
+        .filter(|job| asked.insert((job.payload, job.len, job.shape)))
         .collect();
     let bytes_total = jobs.iter().map(|job| job.len).sum();
     let work = Work {
@@ -78,25 +82,22 @@ fn architectures<S: Store + ?Sized>(
     .collect()
 }
 
-impl<'a> Job<'a> {
+impl Job {
     /// `None` for a block without a payload file.
     fn of(
         hash: BlockHash,
         block: &SignedBlock,
-        architectures: &'a HashMap<BlockHash, Arc<ArchitectureBody>>,
+        architectures: &HashMap<BlockHash, Arc<ArchitectureBody>>,
     ) -> Option<Self> {
         let header = &block.header;
         let name = header.expert_name.filter(|_| header.chain == ChainId::B)?;
-        let architecture = header
-            .meta_ref
-            .and_then(|meta| architectures.get(&meta))
-            .map(|body| &**body);
+        let architecture = header.meta_ref.and_then(|meta| architectures.get(&meta));
         Some(Self {
             block: hash,
             name,
             payload: header.payload_hash,
             len: header.payload_len,
-            architecture,
+            shape: architecture.and_then(|body| body.tensor_shape(&name)),
         })
     }
 
@@ -106,7 +107,7 @@ impl<'a> Job<'a> {
             name,
             payload,
             len,
-            ..
+            shape: expected,
         } = self;
         match files.len(payload)? {
             None => {
@@ -140,9 +141,6 @@ impl<'a> Job<'a> {
             StreamError::NotFinite { .. } => unreachable!("numbers were not looked at"),
         })?;
         let found = (spec.rows, spec.cols);
-        let expected = self
-            .architecture
-            .and_then(|architecture| architecture.tensor_shape(&name));
         if expected == Some(found) {
             return Ok(());
         }
@@ -158,7 +156,7 @@ impl<'a> Job<'a> {
 }
 
 struct Work<'a> {
-    jobs: &'a [Job<'a>],
+    jobs: &'a [Job],
     next: AtomicUsize,
     /// The fault of the first job in order, of those that were done so far.
     fault: Mutex<Option<(usize, ChainError)>>,

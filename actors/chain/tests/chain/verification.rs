@@ -6,19 +6,19 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use blyan_chain::compose::genesis_block;
+use blyan_chain::compose::{Weights, genesis_block, weights_block};
 use blyan_chain::{
-    Batch, ChainError, ChainReader, DataDir, Family, Fault, Records, Refusal, RocksStore, Store,
-    VerifyOptions, VerifyReport, verify,
+    Batch, ChainError, ChainReader, ChainWriter, DataDir, Family, Fault, Records, Refusal,
+    RocksStore, Store, VerifyOptions, VerifyReport, verify,
 };
 use blyan_formats::bodies::{BodyError, Payload};
 use blyan_formats::tensorblock::Section;
 use blyan_formats::{
-    BlockHash, BlockType, ManifestBody, NodeKey, PayloadHash, SignedBlock, TensorView,
+    BlockHash, BlockType, ChainId, ManifestBody, NodeKey, PayloadHash, SignedBlock, TensorView,
 };
 use blyan_protocol::ModelId;
 
-use crate::support::{NOW_MS, import, imported, key, open_store, tensors};
+use crate::support::{NOW_MS, acceptance, import, imported, key, open_store, tensors};
 
 fn fault_of(store: &RocksStore, anchor: Option<BlockHash>) -> Fault {
     match verify(
@@ -58,6 +58,7 @@ fn a_sound_store_is_summed_up() {
             .genesis()
             .unwrap(),
         model: Some(ModelId(manifest)),
+        heads: report.heads.clone(),
         blocks_a: 3,
         blocks_b: 20,
         json_bytes: report.json_bytes,
@@ -68,6 +69,36 @@ fn a_sound_store_is_summed_up() {
         elapsed: report.elapsed,
     };
     assert_eq!(report, expected);
+    assert_eq!(report.heads[&ChainId::A], manifest);
+    let newest = ChainReader::open(store).unwrap().head(ChainId::B).unwrap();
+    assert_eq!(report.heads[&ChainId::B], newest.hash);
+    assert_eq!(report.heads.len(), 2);
+}
+
+#[test]
+fn a_payload_that_many_blocks_name_is_read_once() {
+    let (_dir, store, _) = imported();
+    let whole = verify(&*store, VerifyOptions::default()).unwrap();
+    let mut chain = ChainWriter::open(Arc::clone(&store)).unwrap();
+    let first = chain.model(None).unwrap().entries;
+    let (name, entry) = first
+        .iter()
+        .find(|(name, _)| name.expert().is_some())
+        .unwrap();
+    let stored = chain.block(entry.block).unwrap().block.header;
+    let again = Weights {
+        name: *name,
+        payload: entry.payload,
+        payload_len: entry.payload_len,
+        meta_ref: stored.meta_ref.unwrap(),
+        parents: vec![entry.block],
+        supersedes: Vec::new(),
+    };
+    let again = weights_block(chain.index(), again, NOW_MS, &key(1)).unwrap();
+    chain.append_all(&[again], acceptance(&key(1))).unwrap();
+    let report = verify(&*store, VerifyOptions::default()).unwrap();
+    assert_eq!(report.blocks_b, whole.blocks_b + 1);
+    assert_eq!(report.payload_bytes, whole.payload_bytes);
 }
 
 #[test]
