@@ -59,12 +59,17 @@ class Node:
             env=clean_environment(env),
         )
         self._listening = threading.Event()
-        for stream, kept in ((self.process.stdout, self.lines), (self.process.stderr, self.errors)):
-            threading.Thread(target=self._collect, args=(stream, kept), daemon=True).start()
+        collectors = [threading.Thread(target=self._collect, args=each, daemon=True)
+                      for each in ((self.process.stdout, self.lines), (self.process.stderr, self.errors))]
+        for collector in collectors:
+            collector.start()
         deadline = time.monotonic() + start_timeout
         while not self._listening.wait(0.05):
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
+                # Its last words may still lie in the pipe.
+                for collector in collectors:
+                    collector.join(10)
                 raise AssertionError("the node did not start:\n" + "".join(self.lines + self.errors)[-6000:])
         self.url = f"http://127.0.0.1:{self.port}"
         # A connection for each request: an idle one may be closed by the server under a request on its way.
