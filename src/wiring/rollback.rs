@@ -34,12 +34,14 @@ const BUSY_RETRY_MS: u64 = 5000;
 const WELL: Duration = Duration::from_secs(300);
 /// Between two looks at whether it is.
 const LOOK: Duration = Duration::from_millis(50);
+/// Payload files that are verified at a time while the node serves: its answers need the cores too.
+const BESIDE_SERVING: usize = 2;
 
 /// Takes orders for the edge.
 #[derive(Clone)]
 pub struct Rollbacks {
     layout: DataDir,
-    /// Threads that verify.
+    /// Payload files that are verified at a time.
     threads: usize,
     security: SecurityHandle,
     ordered: CancellationToken,
@@ -54,7 +56,7 @@ impl Rollbacks {
     pub fn new(config: &Config, security: &SecurityHandle) -> Self {
         Self {
             layout: DataDir::new(config.node.data_dir()),
-            threads: config.chain.verify_threads,
+            threads: config.chain.verify_threads.min(BESIDE_SERVING),
             security: security.clone(),
             ordered: CancellationToken::new(),
             verified: Arc::default(),

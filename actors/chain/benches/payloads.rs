@@ -38,6 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|file| file.metadata().map(|meta| meta.len()))
         .sum::<Result<_, _>>()?;
     let threads = std::thread::available_parallelism()?.get();
+    let at_a_time = VerifyOptions::default().threads;
     let rate = |began: Instant| bytes as f64 / began.elapsed().as_secs_f64() / 1e9;
     let (mut hashed, mut read, mut verified, mut warm, mut ratios) =
         (vec![], vec![], vec![], vec![], vec![]);
@@ -47,16 +48,16 @@ fn main() -> Result<(), Box<dyn Error>> {
         hashed.push(rate(began));
         forget_pages(&files)?;
         let began = Instant::now();
-        read_all(&files, threads)?;
+        read_all(&files, at_a_time)?;
         read.push(rate(began));
         forget_pages(&files)?;
-        verified.push(verify_all(&store, threads, bytes)?);
-        warm.push(verify_all(&store, threads, bytes)?);
+        verified.push(verify_all(&store, at_a_time, bytes)?);
+        warm.push(verify_all(&store, at_a_time, bytes)?);
         let bound = hashed[hashed.len() - 1].min(read[read.len() - 1]);
         ratios.push(verified[verified.len() - 1] / bound);
     }
     println!(
-        "{} files, {:.0} MB, {threads} threads, {rounds} rounds",
+        "{} files, {:.0} MB, {threads} threads that hash, {at_a_time} files read or verified at a time, {rounds} rounds",
         files.len(),
         bytes as f64 / 1e6
     );

@@ -4,6 +4,8 @@ use std::time::Duration;
 use blyan_formats::BlockHash;
 use serde::{Deserialize, Serialize};
 
+use crate::verify::VERIFY_THREADS;
+
 /// Without a pause a small store would be read all the time.
 const SCRUB_EVERY_MS_MIN: u64 = 1_000;
 
@@ -21,7 +23,7 @@ pub struct ChainConfig {
     pub reply_timeout_ms: u64,
     /// Messages that may wait for the chain.
     pub mailbox_len_max: usize,
-    /// Threads that verify payload files in `blyan verify`.
+    /// Payload files that are verified at a time: some wait for the disk while others are hashed.
     pub verify_threads: usize,
     /// How often a running node makes a snapshot; 0 is never.
     pub snapshot_every_ms: u64,
@@ -43,7 +45,7 @@ impl Default for ChainConfig {
             network_name: "local".to_owned(),
             reply_timeout_ms: 2_000,
             mailbox_len_max: 1_024,
-            verify_threads: 2,
+            verify_threads: VERIFY_THREADS,
             snapshot_every_ms: 3_600_000,
             disk_reserve_bytes: 256 << 20,
             scrub_bytes_per_s: 8 << 20,

@@ -18,12 +18,16 @@ use crate::core::{ChainIndex, gives_authority};
 use crate::reader::{in_replay_order, load_body, refused};
 use crate::store::{Records, Store};
 
+/// Files at a time unless something else is said. On two cores four of them read from a disk as fast as the disk can, eight
+/// leave some room.
+pub(crate) const VERIFY_THREADS: usize = 8;
+
 /// How a store is verified.
 #[derive(Clone, Copy)]
 pub struct VerifyOptions<'a> {
     /// A block that the chain must hold: it fixes the network, and everything before that block.
     pub anchor: Option<BlockHash>,
-    /// Threads that hash payload files, at least 1.
+    /// Payload files that are verified at a time, at least 1: while some wait for the disk, others are hashed.
     pub threads: usize,
     /// Told after each payload file.
     pub progress: &'a (dyn Fn(Progress) + Sync),
@@ -33,7 +37,7 @@ impl Default for VerifyOptions<'_> {
     fn default() -> Self {
         Self {
             anchor: None,
-            threads: 2,
+            threads: VERIFY_THREADS,
             progress: &|_| {},
         }
     }

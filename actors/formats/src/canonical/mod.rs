@@ -23,6 +23,9 @@ pub const TEXT_LEN_MAX: usize = 64 * 1024;
 /// Longest input of [`from_canonical`], in bytes.
 pub const CANONICAL_LEN_MAX: usize = 16 << 20;
 
+/// Longest input that is decoded before it is scanned, in bytes: whatever it is, it cannot make a decoder take much.
+const UNSCANNED_LEN_MAX: usize = 16 * 1024;
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CanonicalError {
     #[error("floats have no canonical form; use integers or decimal texts")]
@@ -67,8 +70,8 @@ pub fn from_canonical<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T
     from_canonical_bounded(bytes, CANONICAL_LEN_MAX)
 }
 
-/// Reads a value from its canonical JSON and refuses all other bytes, so that one value has one hash. The text is
-/// scanned in place first, so nothing is allocated for an input that is no canonical JSON.
+/// Reads a value from its canonical JSON and refuses all other bytes, so that one value has one hash. A long text is
+/// scanned in place first, so nothing is allocated for one that is no canonical JSON.
 ///
 /// # Errors
 /// [`CanonicalError::TooLong`], [`CanonicalError::Syntax`] and its kin from the scan, [`CanonicalError::Shape`] if the
@@ -84,6 +87,17 @@ pub fn from_canonical_bounded<T: DeserializeOwned + Serialize>(
             len_max,
         });
     }
+    // What `T` itself would write is canonical without a scan.
+    if bytes.len() <= UNSCANNED_LEN_MAX
+        && let Ok(value) = serde_json::from_slice::<T>(bytes)
+        && to_canonical(&value).is_ok_and(|written| written == bytes)
+    {
+        return Ok(value);
+    }
+    read_scanned(bytes)
+}
+
+fn read_scanned<T: DeserializeOwned + Serialize>(bytes: &[u8]) -> Result<T, CanonicalError> {
     scan::check_canonical(bytes)?;
     let value: T = serde_json::from_slice(bytes).map_err(|error| shape_error(&error))?;
     if to_canonical(&value)? != bytes {
@@ -106,8 +120,17 @@ mod tests {
         String::from_utf8(to_canonical(value).unwrap()).unwrap()
     }
 
+    /// Reads it both ways, as a short text and as a long one.
+    fn read<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(
+        bytes: &[u8],
+    ) -> Result<T, CanonicalError> {
+        let read = from_canonical(bytes);
+        assert_eq!(read, read_scanned(bytes));
+        read
+    }
+
     fn refusal(text: &str) -> CanonicalError {
-        from_canonical::<Value>(text.as_bytes()).expect_err(text)
+        read::<Value>(text.as_bytes()).expect_err(text)
     }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -168,7 +191,7 @@ mod tests {
             Shape::Pair(i8::MIN, "\u{1f600}\u{7f}".into()),
         ] {
             assert_eq!(
-                from_canonical::<Shape>(&to_canonical(&shape).unwrap()).unwrap(),
+                read::<Shape>(&to_canonical(&shape).unwrap()).unwrap(),
                 shape
             );
         }
@@ -194,10 +217,7 @@ mod tests {
     #[test]
     fn integers_stay_within_64_bits() {
         for number in ["-9223372036854775808", "18446744073709551615", "0", "-1"] {
-            assert_eq!(
-                text_of(&from_canonical::<Value>(number.as_bytes()).unwrap()),
-                number
-            );
+            assert_eq!(text_of(&read::<Value>(number.as_bytes()).unwrap()), number);
         }
         assert_eq!(
             refusal("18446744073709551616"),
@@ -304,20 +324,18 @@ mod tests {
             text_of(&value),
             r#"{"":4,"~":3,"\uffff":1,"\ud800\udc00":2}"#
         );
-        assert!(from_canonical::<Value>(br#"{"\ud800\udc00":2,"\uffff":1}"#).is_err());
+        assert!(read::<Value>(br#"{"\ud800\udc00":2,"\uffff":1}"#).is_err());
     }
 
     #[test]
     fn sizes_are_bounded() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(from_canonical::<Value>(nested(DEPTH_MAX).as_bytes()).is_ok());
+        assert!(read::<Value>(nested(DEPTH_MAX).as_bytes()).is_ok());
         assert_eq!(refusal(&nested(DEPTH_MAX + 1)), CanonicalError::TooDeep);
         let too_deep: Value = serde_json::from_str(&nested(DEPTH_MAX + 1)).unwrap();
         assert_eq!(to_canonical(&too_deep), Err(CanonicalError::TooDeep));
 
-        assert!(
-            from_canonical::<String>(&to_canonical(&"x".repeat(TEXT_LEN_MAX)).unwrap()).is_ok()
-        );
+        assert!(read::<String>(&to_canonical(&"x".repeat(TEXT_LEN_MAX)).unwrap()).is_ok());
         assert_eq!(
             to_canonical(&"x".repeat(TEXT_LEN_MAX + 1)),
             Err(CanonicalError::TextTooLong)
@@ -337,17 +355,17 @@ mod tests {
             #[serde(default, skip_serializing_if = "Option::is_none")]
             a: Option<u8>,
         }
-        assert_eq!(from_canonical::<Lenient>(b"{}"), Ok(Lenient { a: None }));
+        assert_eq!(read::<Lenient>(b"{}"), Ok(Lenient { a: None }));
         assert_eq!(
-            from_canonical::<Lenient>(br#"{"a":null}"#),
+            read::<Lenient>(br#"{"a":null}"#),
             Err(CanonicalError::NotCanonical)
         );
         assert_eq!(
-            from_canonical::<Lenient>(br#"{"b":1}"#),
+            read::<Lenient>(br#"{"b":1}"#),
             Err(CanonicalError::NotCanonical)
         );
         assert!(matches!(
-            from_canonical::<Lenient>(br#"{"a":"1"}"#),
+            read::<Lenient>(br#"{"a":"1"}"#),
             Err(CanonicalError::Shape(_))
         ));
     }
@@ -374,13 +392,13 @@ mod tests {
         fn what_was_written_is_read(value in any_value()) {
             let bytes = to_canonical(&value).unwrap();
             prop_assert!(bytes.iter().all(|b| (b' '..=b'~').contains(b)));
-            prop_assert_eq!(&from_canonical::<Value>(&bytes).unwrap(), &value);
+            prop_assert_eq!(&read::<Value>(&bytes).unwrap(), &value);
             prop_assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), value);
         }
 
         #[test]
         fn accepted_bytes_are_the_only_spelling(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(value) = from_canonical::<Value>(&bytes) {
+            if let Ok(value) = read::<Value>(&bytes) {
                 prop_assert_eq!(to_canonical(&value).unwrap(), bytes);
             }
         }
@@ -391,7 +409,7 @@ mod tests {
             let at = at.index(bytes.len());
             prop_assume!(bytes[at] != byte);
             bytes[at] = byte;
-            prop_assert_ne!(from_canonical::<Value>(&bytes).ok(), Some(value));
+            prop_assert_ne!(read::<Value>(&bytes).ok(), Some(value));
         }
     }
 }
