@@ -185,7 +185,7 @@ mutants-formats: cargo-mutants
 
 mutants-chain: mutant_s = 120
 mutants-chain: cargo-mutants
-	BLYAN_CHAIN_OPERATIONS=500 $(mutate) -p blyan-chain -f $(chain)/core/draft.rs -f '$(chain)/verify/*.rs' -f '$(chain)/snapshot/*.rs' -f $(chain)/store/leftovers.rs -F '$(constant)' --cargo-arg=--test=chain -- -- contract:: publish rules:: snapshots store:: verif versions::
+	BLYAN_CHAIN_OPERATIONS=500 $(mutate) -p blyan-chain -f $(chain)/core/draft.rs -f '$(chain)/verify/*.rs' -f '$(chain)/snapshot/*.rs' -f $(chain)/store/leftovers.rs -F '$(constant)' --cargo-arg=--test=chain --cargo-arg=--test=faults -- -- contract:: publish rules:: snapshots store:: verif versions:: a_restore_is_not_undone
 
 .PHONY: cargo-mutants
 cargo-mutants:

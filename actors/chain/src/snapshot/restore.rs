@@ -88,12 +88,10 @@ fn bring_payloads(layout: &DataDir, snapshot: &Snapshot) -> Result<u64, ChainErr
 
 pub(crate) fn replace_by_link(from: &Path, to: &Path) -> io::Result<bool> {
     let wanted = fs::metadata(from)?;
-    match fs::symlink_metadata(to) {
-        Ok(there) if (there.dev(), there.ino()) == (wanted.dev(), wanted.ino()) => {
-            return Ok(false);
-        }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    let is_wanted =
+        |there: fs::Metadata| (there.dev(), there.ino()) == (wanted.dev(), wanted.ino());
+    if fs::symlink_metadata(to).is_ok_and(is_wanted) {
+        return Ok(false);
     }
     // A name that the next opening cleans away.
     let temp = to.with_file_name(".tmp-restored");

@@ -63,6 +63,12 @@ pub fn check(dir: &Path, kept: &BTreeSet<Fact>) -> Result<(), String> {
     }
 }
 
+/// Whether the next start of a node finds the receipt of a request.
+pub fn shows_receipt(dir: &Path, number: u64) -> Result<bool, ChainError> {
+    let found = ChainReader::open(open(dir)?)?.receipt(&request_of(number))?;
+    Ok(found.is_some())
+}
+
 /// Opens the store for writing.
 pub fn open(dir: &Path) -> Result<Arc<RocksStore>, ChainError> {
     while_held(|| RocksStore::open(DataDir::new(dir))).map(Arc::new)

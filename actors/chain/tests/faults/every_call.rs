@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::check::{check, follow};
+use crate::check::{check, follow, shows_receipt};
 use crate::double::{Fault, Plan, draw};
 use crate::power::Cut;
 use crate::run::{Order, Place, goes_on};
+use crate::script::{RECEIPTS, Until};
 
 /// `every`: each call; without it one in [`STRIDE`], other ones in every run.
 const WHICH_VAR: &str = "BLYAN_FAULTS";
@@ -30,6 +31,29 @@ fn an_undisturbed_run_survives_a_power_cut() {
     assert!(kept.len() > 25, "{kept:?}");
     check(&place.cut(Cut::ForgetsAll), &kept).unwrap();
     check(&place.store(), &kept).unwrap();
+}
+
+/// The node after it may have told others of the restored chain before anything else was synced.
+#[test]
+fn a_restore_is_not_undone_by_a_power_cut() {
+    let place = Place::new();
+    let order = Order {
+        until: Until::Restored,
+        ..Order::whole(0, Plan::Watch)
+    };
+    let ended = place.start(order).wait();
+    assert!(ended.done(), "{:?} {}", ended.said.last(), ended.status);
+    let mut kept = BTreeSet::new();
+    follow(&mut kept, &ended.said);
+    for dir in [place.store(), place.cut(Cut::ForgetsAll)] {
+        check(&dir, &kept).unwrap();
+        for number in RECEIPTS[0].clone() {
+            assert!(shows_receipt(&dir, number).unwrap(), "{number} is lost");
+        }
+        for number in RECEIPTS[1].clone() {
+            assert!(!shows_receipt(&dir, number).unwrap(), "{number} is back");
+        }
+    }
 }
 
 #[test]

@@ -42,10 +42,10 @@ impl Order {
         let mut next = || words.next().unwrap();
         Self {
             round: next().parse().unwrap(),
-            until: if next() == "receipts" {
-                Until::Receipts
-            } else {
-                Until::End
+            until: match next() {
+                "receipts" => Until::Receipts,
+                "restored" => Until::Restored,
+                _ => Until::End,
             },
             disk: match next() {
                 "files" => Lazy::Files,
@@ -57,10 +57,10 @@ impl Order {
     }
 
     fn to_text(self) -> String {
-        let until = if self.until == Until::Receipts {
-            "receipts"
-        } else {
-            "end"
+        let until = match self.until {
+            Until::End => "end",
+            Until::Receipts => "receipts",
+            Until::Restored => "restored",
         };
         let disk = match self.disk {
             Lazy::Nothing => "nothing",

@@ -43,6 +43,8 @@ pub enum Until {
     End,
     /// To the first receipts, with the store open.
     Receipts,
+    /// To the restore, with the store closed.
+    Restored,
 }
 
 /// A disk that leaves out one kind of sync and says that it was made.
@@ -112,6 +114,9 @@ impl Script<'_> {
         let newest = snapshot::find(&layout, None)?;
         (self.say)(Said::Restoring(newest.id.clone()));
         check::while_held(|| snapshot::restore(&layout, &newest, VerifyOptions::default()))?;
+        if self.until == Until::Restored {
+            return Ok(());
+        }
         let store = self.open()?;
         self.look(&store);
         let chain = open_chain(Arc::clone(&store), &key(1))?;
