@@ -2,6 +2,7 @@
 
 mod core;
 mod error;
+mod store;
 
 pub use crate::core::{
     AdamW, AdamWConfig, Batch, Compressor, DELTAS_MAX, Delta, DeltaId, Round, SUB_TILE_LEN,
@@ -9,3 +10,4 @@ pub use crate::core::{
     to_units,
 };
 pub use error::TileError;
+pub use store::{StoreError, TileStore};

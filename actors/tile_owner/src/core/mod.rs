@@ -8,6 +8,7 @@ mod slice;
 mod units;
 mod wire;
 
+pub(crate) use adamw::check_finite;
 pub use adamw::{AdamW, AdamWConfig};
 pub use compress::{Compressor, SUB_TILE_LEN, SubTile};
 pub use round::{DELTAS_MAX, Delta, DeltaId, Round};
