@@ -1,3 +1,7 @@
+use std::path::PathBuf;
+
+use blyan_supervisors::{CallError, ExitReason};
+
 /// Why a transfer was refused. Nothing was moved.
 ///
 /// In the order of the checks: a transfer that breaks several rules is refused by the first of
@@ -52,4 +56,62 @@ pub enum Refusal {
     /// The account has less than that, or what it has is held for others.
     #[error("the account has less available")]
     InsufficientFunds,
+}
+
+/// Why the ledger could not answer. Nothing is known of what was asked: ask again with the same ids.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Another process has the ledger open.
+    #[error("the ledger in {0} is in use by another process; stop that one first")]
+    Held(PathBuf),
+    /// Stored entries are not what was written.
+    #[error("the ledger is damaged at entry {entry}: {why}; restore its folder from a copy")]
+    Damaged {
+        /// The first that cannot be read; 0 where the database itself says so.
+        entry: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk refused.
+    #[error("could not {what}: {why}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the database said.
+        why: String,
+    },
+    /// A write failed before: nothing is taken until the ledger is opened again.
+    #[error("a write of the ledger failed before")]
+    Sealed,
+    /// The actor did not answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+impl LedgerError {
+    pub(crate) fn io(what: &'static str, error: &rocksdb::Error) -> Self {
+        Self::Io {
+            what,
+            why: error.to_string(),
+        }
+    }
+
+    /// Why an actor that met it must end; `None` where it may go on.
+    pub(crate) fn exit_reason(&self) -> Option<ExitReason> {
+        match self {
+            Self::Damaged { .. } => Some(ExitReason::Corrupt(self.to_string())),
+            Self::Io { .. } | Self::Sealed => Some(ExitReason::Fatal(self.to_string())),
+            Self::Held(_) | Self::Call(_) => None,
+        }
+    }
+}
+
+impl From<LedgerError> for ExitReason {
+    /// How a start that met this error has failed.
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Damaged { .. } => Self::Corrupt(error.to_string()),
+            _ => Self::StartFailed(error.to_string()),
+        }
+    }
 }

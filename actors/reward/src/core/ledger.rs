@@ -85,6 +85,21 @@ impl Ledger {
         self.accounts.get(&account).copied().unwrap_or_default()
     }
 
+    /// The latest time given, in seconds since 1970.
+    pub const fn now_s(&self) -> u64 {
+        self.now_s
+    }
+
+    /// Whether this id has its result for ever.
+    pub fn has_decided(&self, id: TransferId) -> bool {
+        self.decided.contains_key(&id)
+    }
+
+    /// Transfers whose result is remembered.
+    pub fn decided_count(&self) -> usize {
+        self.decided.len()
+    }
+
     fn decide(&mut self, transfer: &Transfer) -> Result<Receipt, Refusal> {
         transfer.check()?;
         if let Some(before) = self.decided.get(&transfer.id) {
