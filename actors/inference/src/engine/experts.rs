@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blyan_formats::{PayloadHash, TensorName};
-use blyan_protocol::{ExpertTable, LeaseError, ModelEntry};
+use blyan_protocol::{ExpertTable, LeaseError, ModelEntry, WeightForm};
 use parking_lot::Mutex;
 
 use super::EngineError;
@@ -74,6 +74,24 @@ impl ExpertFfn {
             kernel,
             health: Mutex::default(),
         })
+    }
+
+    /// Layers, and experts of each.
+    pub(super) fn extent(&self) -> (usize, usize) {
+        (self.shape.layers, self.shape.experts)
+    }
+
+    /// In which form the kernel reads weights.
+    pub(super) fn form(&self) -> WeightForm {
+        self.kernel.form()
+    }
+
+    /// For each expert the tokens of the call that it computes.
+    ///
+    /// # Errors
+    /// [`StepError::Expert`] if too few experts are healthy.
+    pub(super) fn chosen(&self, call: &FfnCall<'_>) -> Result<Vec<Vec<u32>>, StepError> {
+        self.choose(call, &self.health())
     }
 
     fn expert(&self, layer: usize, expert: usize) -> &(TensorName, PayloadHash) {

@@ -28,6 +28,7 @@ mod matrices;
 mod operators;
 mod options;
 mod product;
+mod record;
 mod runs;
 mod session;
 mod swiglu;
@@ -49,6 +50,7 @@ pub use experts::ExpertFfn;
 pub use ffn::{FfnCall, FfnCompute, RowSpan, RunState, Workers};
 pub use kernel::{ExpertKernel, ExpertSize, FastKernel, LayerInput, ReferenceKernel};
 pub use options::{EngineOptions, Provider};
+pub use record::{LayerRecord, Recorder};
 pub use swiglu::swiglu;
 pub use weights::WeightSource;
 
@@ -113,6 +115,21 @@ impl Engine {
         ffn: Arc<dyn FfnCompute>,
     ) -> Result<Self, EngineError> {
         Self::with_weights(options, shape, (weights, WeightForm::Fp32), ffn)
+    }
+
+    /// An engine that computes with the experts of `recorder` and lets it write down one layer. All weights are in the form
+    /// that its kernel reads.
+    ///
+    /// # Errors
+    /// See [`Self::with_ffn`].
+    pub fn recording(
+        options: EngineOptions,
+        shape: ModelShape,
+        weights: Arc<dyn WeightSource>,
+        recorder: Arc<Recorder>,
+    ) -> Result<Self, EngineError> {
+        let form = recorder.form();
+        Self::with_weights(options, shape, (weights, form), recorder)
     }
 
     fn with_weights(

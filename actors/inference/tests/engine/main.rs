@@ -6,6 +6,7 @@ mod compute;
 mod fast;
 mod faults;
 mod model;
+mod record;
 mod scalar;
 
 use blyan_inference::kv::KvSlot;
