@@ -9,6 +9,7 @@ mod fit;
 mod generate;
 mod import;
 mod keys;
+mod learn;
 mod miner;
 mod model;
 mod node;
@@ -93,6 +94,8 @@ enum Command {
     /// Experts of one's own: a key, weights out of model files, uploads
     #[command(subcommand)]
     Miner(miner::MinerCommand),
+    /// Teach experts what few of a layer lack, on text, and write those that held-out text says are better
+    Learn(learn::LearnArgs),
     /// Which keys may sign blocks of a running node's chain
     #[command(subcommand)]
     Keys(keys::KeysCommand),
@@ -130,6 +133,8 @@ pub fn run(faults: Faults) -> ExitCode {
     };
     let quiet = match &cli.command {
         Command::Node(_) => "",
+        // It ends every step that it has seen enough of, which ONNX Runtime calls an error each time.
+        Command::Learn(_) => "blyan_supervisors=warn,blyan_inference::engine::session=error",
         // The command's own small tree is nobody's concern.
         _ => "blyan_supervisors=warn",
     };
@@ -155,6 +160,7 @@ impl Command {
             Self::Scrub(args) => scrub::run(config, &args)?,
             Self::Snapshot(command) => command.run(config)?,
             Self::Miner(command) => command.run(config)?,
+            Self::Learn(args) => learn::run(config, &args)?,
             Self::Keys(command) => command.run(config)?,
             Self::Tree(args) => tree::run(config, &args)?,
             Self::Audit(command) => return command.run(config),

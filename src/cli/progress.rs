@@ -52,6 +52,11 @@ impl Bar {
         }
     }
 
+    /// Stands before the bar from now on.
+    pub fn tell(&self, message: String) {
+        self.bar.set_message(message);
+    }
+
     /// So many more are done.
     pub fn add(&self, more: u64, all: u64) {
         self.set(self.bar.position() + more, all);

@@ -60,8 +60,11 @@ fn recipe(config: &Config, given: Option<&PathBuf>) -> Result<Recipe> {
     source.read_recipe()
 }
 
-/// A whole payload or none.
-fn put(path: &Path, expert: &TensorBuf) -> Result<Written> {
+/// Writes a whole payload or none.
+///
+/// # Errors
+/// The file cannot be written, or a value is not finite.
+pub fn put(path: &Path, expert: &TensorBuf) -> Result<Written> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
     let written = write_tensorblock(&expert.as_tensor(), &mut out)?;

@@ -12,6 +12,9 @@ mod upload;
 use anyhow::Result;
 use clap::Subcommand;
 
+pub use extract::put as put_payload;
+pub use payload::file_name as payload_file_name;
+
 use crate::config::Config;
 
 /// `blyan miner`
