@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback chaos-ledger chaos-tiles storm flips perplexity oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long ledger-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback chaos-ledger chaos-tiles storm flips perplexity learn oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long ledger-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -154,6 +154,10 @@ cargo-fuzz:
 
 perplexity: build ## perplexity of the chain's model against the GGUF's fp32, with random and contiguous splits
 	$(binary) bench perplexity $(ARGS)
+
+learn: build ## four experts of layer 0 learn one after the other, judged by held-out text (half an hour on two busy cores)
+	$(binary) learn --expert layer0.expert3 layer0.expert0 layer0.expert1 layer0.expert2 --text model/data/texts/fit-*.txt \
+		--held-out model/data/texts/eval-*.txt --out $(BLYAN_CACHE_DIR)/learned $(ARGS)
 
 oracle: build venv ## reference backend against an independent numpy implementation
 	@$(MAKE) -s --no-print-directory cargo-examples
