@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback chaos-ledger chaos-tiles storm flips perplexity learn oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long ledger-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback chaos-economy chaos-ledger chaos-tiles storm flips perplexity learn oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long ledger-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -123,6 +123,9 @@ cargo-chaos-chain:
 chaos-rollback: build venv ## 50 kills of rollbacks, and one of 100,000 blocks and 1 GB under chat, cut twice (about ten minutes)
 	@$(MAKE) -s --no-print-directory cargo-examples
 	BLYAN_CHAOS=50 BLYAN_GROW_STORE=$(CARGO_TARGET_DIR)/debug/examples/grow_store BLYAN_BLOCKS=100000 BLYAN_BYTES=1000000000 $(pytest) -s tests/e2e/test_rollback.py
+
+chaos-economy: build venv ## 300 kills and 600 panics under chats: every receipt paid once (about twenty minutes)
+	BLYAN_CHAOS=300 $(pytest) -s tests/e2e/test_economy.py
 
 chaos-ledger: setup ## 200 kills of a ledger: what was acknowledged is there, once (half a minute)
 	BLYAN_KILLS=200 cargo test -p blyan-reward --locked --test kills -- --nocapture

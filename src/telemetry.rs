@@ -61,6 +61,7 @@ pub fn init_metrics() -> Result<PrometheusHandle> {
     blyan_chain::describe_metrics();
     blyan_expert_cache::describe_metrics();
     blyan_inference::metrics::describe();
+    blyan_reward::describe_metrics();
     blyan_security::describe_metrics();
     blyan_supervisors::describe_metrics();
     Ok(handle)

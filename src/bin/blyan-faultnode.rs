@@ -1,6 +1,6 @@
 //! The node with faults on demand, for tests: lines on standard input arm and disarm them.
 //!
-//! `arm POINT panic|stall MS [COUNT]` arms a fault for the next COUNT hits (1 if not said) of a point: `chain`,
+//! `arm POINT panic|stall MS [COUNT]` arms a fault for the next COUNT hits (1 if not said) of a point: `chain`, `reward`,
 //! `expert_cache`, `inference-1`, ..., `edge`, `edge_request`, `expert_ffn`; an actor's point is then hit at once.
 //! `disarm POINT` takes it back. Each line is answered on standard output by `armed ...`, `disarmed ...` or
 //! `refused ...`; a fault says `struck POINT` when it begins.

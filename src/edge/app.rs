@@ -7,8 +7,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use super::state::EdgeState;
 use super::{
-    admin, adoption, chat, docs, error, health, openai, page, reads, rollback, snapshots, uploads,
-    ws,
+    admin, adoption, chat, docs, economy, error, health, openai, page, reads, rollback, snapshots,
+    uploads, ws,
 };
 
 /// Adds every route. The layers around them are `security::surround`'s.
@@ -26,6 +26,7 @@ pub fn routes(config: &mut ServiceConfig, state: Data<EdgeState>) {
         .app_data(web::PathConfig::default().error_handler(error::of_path))
         .configure(chat_routes)
         .configure(read_routes)
+        .configure(economy_routes)
         .configure(upload_routes)
         .configure(admin_routes)
         .configure(page_routes)
@@ -62,6 +63,15 @@ fn read_routes(config: &mut ServiceConfig) {
         .service(at("/supervision/tree/{path:.+}").route(read().to(health::subtree)))
         .service(at("/security/integrity_status").route(read().to(health::integrity)))
         .service(at("/metrics").route(read().to(health::metrics)));
+}
+
+fn economy_routes(config: &mut ServiceConfig) {
+    config
+        .service(at("/economy/supply").route(read().to(economy::supply)))
+        .service(at("/economy/leaderboard").route(read().to(economy::leaderboard)))
+        .service(at("/economy/rewards/user/{address}").route(read().to(economy::rewards)))
+        .service(at("/economy/rewards/distribute").route(web::post().to(economy::distribute)))
+        .service(at("/wallet/balance/{address}").route(read().to(economy::balance)));
 }
 
 fn upload_routes(config: &mut ServiceConfig) {

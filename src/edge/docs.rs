@@ -4,7 +4,8 @@ use actix_web::HttpResponse;
 use utoipa::OpenApi;
 
 use super::{
-    admin, adoption, chat, error, health, openai, reads, rollback, snapshots, stream, uploads, ws,
+    admin, adoption, chat, economy, error, health, openai, reads, rollback, snapshots, stream,
+    uploads, ws,
 };
 
 /// Every endpoint of the edge.
@@ -48,6 +49,11 @@ use super::{
         adoption::adopt,
         rollback::begin,
         rollback::last,
+        economy::supply,
+        economy::leaderboard,
+        economy::rewards,
+        economy::balance,
+        economy::distribute,
         uploads::begin,
         uploads::status,
         uploads::write,

@@ -6,6 +6,7 @@ mod adoption;
 mod app;
 mod chat;
 mod docs;
+mod economy;
 mod error;
 mod health;
 mod hosts;
@@ -29,6 +30,7 @@ mod ws;
 
 pub use actor::{EdgeActor, EdgeHandle};
 pub use adoption::{AdoptReply, AdoptRequest, AdoptionPort, Replaced};
+pub use economy::EconomyPort;
 pub use keys::{KeyError, Keys, admin_key};
 pub use port::{Answer, NodePort, ServedModel};
 pub use pricing::MicroBly;

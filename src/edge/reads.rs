@@ -41,7 +41,12 @@ pub async fn experts_top(
     if !(1..=TOP_MAX).contains(&limit) {
         return Err(invalid(format_args!("limit must be 1 to {TOP_MAX}.")).into());
     }
-    let experts = state.node.experts_top(limit).await?;
+    let mut experts = state.node.experts_top(limit).await?;
+    let earned = state.economy.earned_by_expert().await.ok();
+    for expert in &mut experts {
+        let of_expert = earned.as_ref().map(|earned| earned.get(&expert.name));
+        expert.earned = of_expert.map(|earned| earned.copied().unwrap_or_default().to_string());
+    }
     Ok(HttpResponse::Ok().json(TopReply { experts }))
 }
 

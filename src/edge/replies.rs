@@ -248,4 +248,6 @@ pub struct ExpertStats {
     pub requests: u64,
     /// `ok` or `corrupt`.
     pub state: String,
+    /// Earned by it on this node, in 10^-6 BLY; null while the ledger does not answer.
+    pub earned: Option<String>,
 }

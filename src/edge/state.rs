@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::adoption::AdoptionPort;
 use super::chat::ChatDefaults;
+use super::economy::EconomyPort;
 use super::hosts::HostRules;
 use super::keys::Keys;
 use super::port::NodePort;
@@ -32,6 +33,8 @@ pub struct EdgeState {
     pub adoption: Arc<dyn AdoptionPort>,
     /// The way back to a snapshot.
     pub rollbacks: Arc<dyn RollbackPort>,
+    /// What is paid for answers.
+    pub economy: Arc<dyn EconomyPort>,
     /// One permit per piece of an upload on its way, whose bytes are in memory.
     pub pieces: Arc<Semaphore>,
     /// Who is in service, and who decides it.
@@ -68,6 +71,8 @@ pub struct EdgeParts {
     pub adoption: Arc<dyn AdoptionPort>,
     /// The way back to a snapshot.
     pub rollbacks: Arc<dyn RollbackPort>,
+    /// What is paid for answers.
+    pub economy: Arc<dyn EconomyPort>,
     /// Who is in service, and who decides it.
     pub security: SecurityHandle,
     /// Who may do what.
@@ -122,6 +127,7 @@ impl EdgeState {
             uploads: parts.uploads,
             adoption: parts.adoption,
             rollbacks: parts.rollbacks,
+            economy: parts.economy,
             pieces: Arc::new(Semaphore::new(config.uploads.open_max)),
             security: parts.security,
             hosts: HostRules::new(parts.bound, &config.edge.allowed_hosts),

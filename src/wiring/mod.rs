@@ -10,6 +10,7 @@ mod home;
 mod local;
 mod node;
 mod port;
+mod reward;
 mod rollback;
 mod security;
 mod serving;

@@ -11,6 +11,7 @@ use blyan_chain::snapshot::Snapshot;
 use blyan_chain::{ChainHandle, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::Wake;
+use blyan_reward::LedgerHandle;
 use blyan_security::SecurityHandle;
 use blyan_supervisors::{Probe, TreeExit};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -21,6 +22,7 @@ use super::disk::{self, Scrubbing};
 use super::faults::{Poke, Seams};
 use super::home::Home;
 use super::port::{Port, Published};
+use super::reward::{self, Rewards};
 use super::rollback::{self, Rollbacks};
 use super::security;
 use super::serving::{self, ServeError};
@@ -28,7 +30,9 @@ use super::snapshots;
 use super::tree::{self, ROOT};
 use super::uploads::UploadDesk;
 use crate::config::Config;
-use crate::edge::{EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, Stopping};
+use crate::edge::{
+    EconomyPort as _, EdgeActor, EdgeHandle, EdgeParts, EdgeState, Keys, NodePort, Stopping,
+};
 
 /// The root of the tree gave up.
 const EXIT_ROOT: u8 = 70;
@@ -114,6 +118,7 @@ pub struct RunningNode {
     port: Arc<Port>,
     uploads: UploadDesk,
     rollbacks: Rollbacks,
+    rewards: Rewards,
     security: SecurityHandle,
     alerts: Alerts,
     edge: EdgeHandle,
@@ -137,7 +142,7 @@ impl RunningNode {
         let keys = Keys::load(&config.edge, &config.node.data_dir())?;
         let node = home.key.public_key().to_string();
         let (alerts, inbox) = alerts::begin(&config, &node)?;
-        let (port, security) = start_storage(&config, &home, inbox, &seams.probe).await?;
+        let (port, security, ledger) = start_storage(&config, &home, inbox, &seams.probe).await?;
         let uploads = UploadDesk::open(
             &home.store,
             &config.uploads,
@@ -146,6 +151,8 @@ impl RunningNode {
             security.clone(),
         )?;
         let rollbacks = Rollbacks::new(&config, &security);
+        let node_key = home.key.public_key();
+        let rewards = Rewards::new(&config, port.chain.clone(), ledger, &node_key);
         let bound = listener.local_addr()?;
         let stopping = Stopping::default();
         while_it_runs(&stopping, keep_metrics(metrics.clone()));
@@ -154,6 +161,7 @@ impl RunningNode {
             uploads: Arc::new(uploads.clone()),
             adoption: Arc::new(Adopter::new(&port, &config, &home.key, &security, &seams)),
             rollbacks: Arc::new(rollbacks.clone()),
+            economy: Arc::new(rewards.clone()),
             security: security.clone(),
             keys,
             bound,
@@ -172,6 +180,7 @@ impl RunningNode {
             port,
             uploads,
             rollbacks,
+            rewards,
             security,
             alerts,
             stopping,
@@ -222,12 +231,17 @@ impl RunningNode {
     /// Hits the actor behind a fault point, from any thread.
     pub fn poke(&self) -> Poke {
         let (port, edge) = (Arc::clone(&self.port), self.edge.clone());
+        let rewards = self.rewards.clone();
         let runtime = tokio::runtime::Handle::current();
         Arc::new(move |point| match point {
             "edge" => edge.poke(),
             "chain" => {
                 let chain = port.chain.clone();
                 runtime.spawn(async move { drop(chain.ping().await) });
+            }
+            "reward" => {
+                let rewards = rewards.clone();
+                runtime.spawn(async move { drop(rewards.supply().await) });
             }
             "expert_cache" => {
                 let cache = port.cache.clone();
@@ -259,6 +273,8 @@ impl RunningNode {
             actix_rt::spawn(snapshots::keep_making(store, every, closing));
         }
         self.watch_disk();
+        while_it_runs(&self.stopping, self.rewards.clone().keep_crediting());
+        while_it_runs(&self.stopping, self.rewards.clone().keep_distributing());
         let serve_for_good = async {
             self.begin_serving().await?;
             std::future::pending().await
@@ -345,10 +361,11 @@ impl RunningNode {
             store,
             port,
             edge,
+            rewards,
             alerts,
             ..
         } = self;
-        drop((port, edge));
+        drop((port, edge, rewards));
         alerts.close().await;
         let closed = async {
             while Arc::strong_count(&store) > 1 {
@@ -385,21 +402,23 @@ async fn announce(port: Arc<Port>, url: String) {
     let _ = writeln!(out, "listening on {url}").and_then(|()| out.flush());
 }
 
-/// Starts the security orchestrator, chain and cache, and reads which model is served.
+/// Starts the security orchestrator, chain, ledger and cache, and reads which model is served.
 async fn start_storage(
     config: &Config,
     home: &Home,
     alerts: Inbox,
     probe: &Arc<dyn Probe>,
-) -> Result<(Arc<Port>, SecurityHandle)> {
+) -> Result<(Arc<Port>, SecurityHandle, LedgerHandle)> {
     let store = &home.store;
     let (chain, handle) = tree::chain(Arc::clone(store), &config.chain, &config.supervision);
     let cache = ExpertCacheHandle::new(config.expert_cache.clone(), Arc::new(handle.clone()))?;
     let (orchestrator, security, parts) = security::orchestrator(config, store, &home.key, alerts);
     let orchestrator = orchestrator.backoff(config.supervision.backoff());
+    let (reward, ledger) = reward::child(config);
     let tree = tree::start(
         orchestrator,
         chain,
+        reward,
         &cache,
         &config.supervision,
         Arc::clone(probe),
@@ -419,7 +438,7 @@ async fn start_storage(
         published,
     ));
     security::watch(&parts, &port, &security);
-    Ok((port, security))
+    Ok((port, security, ledger))
 }
 
 async fn published(chain: &ChainHandle, config: &Config) -> Result<Published> {

@@ -159,6 +159,7 @@ impl Port {
             tokens: usage.tokens,
             requests: usage.requests,
             state: if corrupt { "corrupt" } else { "ok" }.to_owned(),
+            earned: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blyan_chain::{ChainActor, ChainConfig, ChainHandle, RocksStore};
 use blyan_expert_cache::ExpertCacheHandle;
 use blyan_inference::actor::InferenceActor;
+use blyan_reward::RewardActor;
 use blyan_security::SecurityOrchestrator;
 use blyan_supervisors::{
     ChildSpec, Probe, SpecError, Strategy, SupervisorSpec, Tree, TreeHandle, TreeOptions,
@@ -37,6 +38,7 @@ pub fn chain(
 pub fn start(
     security: ChildSpec<SecurityOrchestrator>,
     chain: ChildSpec<ChainActor<RocksStore>>,
+    reward: ChildSpec<RewardActor>,
     cache: &ExpertCacheHandle,
     supervision: &SupervisionConfig,
     probe: Arc<dyn Probe>,
@@ -52,7 +54,8 @@ pub fn start(
     };
     let storage = supervisor("storage")
         .strategy(Strategy::RestForOne)
-        .child(chain);
+        .child(chain)
+        .child(reward);
     let serving = supervisor("serving")
         .child(cache)
         .supervisor(supervisor("replicas"));

@@ -10,7 +10,7 @@ from test_admin import ONE, TWO, order, status
 from test_damage import entries, flip
 
 SCREENSHOTS = os.environ.get("BLYAN_SCREENSHOTS")
-PARTS = ["node", "security", "storage", "storage/chain", "serving", "serving/expert_cache", "serving/replicas", ONE, TWO, "edge"]
+PARTS = ["node", "security", "storage", "storage/chain", "storage/reward", "serving", "serving/expert_cache", "serving/replicas", ONE, TWO, "edge"]
 FORCE = "Do it all the same: chat is refused until something is recovered."
 
 pytestmark = pytest.mark.skipif(browser.binary() is None, reason="needs chromium: `deploy/setup.sh tests` installs Debian's")

@@ -49,6 +49,7 @@ impl House {
             uploads: Arc::new(OneUpload::default()),
             adoption: Arc::new(Orders),
             rollbacks: Arc::new(Orders),
+            economy: Arc::new(Orders),
             security: SecurityHandle::unbound(&config.security),
             keys,
             bound: at,

@@ -1,6 +1,7 @@
 //! What clients rely on, asked of a real server over loopback with a scripted node behind it.
 
 mod adoption;
+mod economy;
 mod house;
 mod http;
 mod one_upload;

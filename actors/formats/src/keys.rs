@@ -48,6 +48,9 @@ pub enum SignatureFault {
     Mismatch,
 }
 
+/// Bytes of an uncompressed point.
+pub const POINT_LEN: usize = 65;
+
 /// A compressed public key that is a point of the curve. Ordered by its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(secp256k1::PublicKey);
@@ -75,6 +78,12 @@ impl PublicKey {
     #[must_use]
     pub fn to_bytes(&self) -> [u8; PUBLIC_KEY_LEN] {
         self.0.serialize()
+    }
+
+    /// The point as 0x04 and its two coordinates, big-endian.
+    #[must_use]
+    pub fn to_uncompressed(&self) -> [u8; POINT_LEN] {
+        self.0.serialize_uncompressed()
     }
 
     /// Checks an ECDSA signature over a block hash. The high form of s is refused, so that a third party cannot make

@@ -7,9 +7,10 @@ use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture};
 use blyan_supervisors::{CallError, ChildSpec, ExitHandle, ExitReason, Probe, StartContext};
 use tokio::sync::oneshot;
 
+use crate::books::{Books, Credited};
 use crate::core::{Account, Balance, Limits, Receipt, Transfer};
-use crate::handle::Supply;
-use crate::store::LedgerStore;
+use crate::earnings::{Payouts, Standing, Use};
+use crate::handle::{Earner, Supply};
 use crate::{LedgerError, Refusal, metrics};
 
 /// Where tests put faults in.
@@ -33,6 +34,24 @@ pub(crate) struct GetBalance(pub Account);
 #[rtype(result = "Reply<Supply>")]
 pub(crate) struct GetSupply;
 
+/// See [`Books::credit`].
+#[derive(Message)]
+#[rtype(result = "Reply<Credited>")]
+pub(crate) struct Credit(pub Vec<Use>);
+
+/// See [`Books::distribute`].
+#[derive(Message)]
+#[rtype(result = "Reply<Payouts>")]
+pub(crate) struct Distribute;
+
+#[derive(Message)]
+#[rtype(result = "Reply<Vec<Earner>>")]
+pub(crate) struct ListEarners;
+
+#[derive(Message)]
+#[rtype(result = "Reply<Vec<(String, Standing)>>")]
+pub(crate) struct ListExperts;
+
 /// Transfers of one message that wait for the next entry, and who waits for them.
 struct Waiting {
     transfers: Vec<Transfer>,
@@ -41,7 +60,7 @@ struct Waiting {
 
 /// Owns the ledger. All messages that wait at one moment become one entry, so that one sync serves them all.
 pub struct RewardActor {
-    store: LedgerStore,
+    books: Books,
     probe: Arc<dyn Probe>,
     exit: ExitHandle,
     waiting: Vec<Waiting>,
@@ -63,14 +82,22 @@ impl RewardActor {
     }
 
     fn open(start: &StartContext, dir: PathBuf, limits: Limits) -> Result<Self, LedgerError> {
-        let store = LedgerStore::open(&dir, limits)?;
-        tracing::info!(entries = store.entries(), generation = ?start.generation(), "the ledger is open");
+        let books = Books::open(&dir, limits)?;
+        tracing::info!(entries = books.store().entries(), generation = ?start.generation(), "the ledger is open");
         Ok(Self {
-            store,
+            books,
             probe: Arc::clone(start.probe()),
             exit: start.exit_handle(),
             waiting: Vec::new(),
         })
+    }
+
+    /// Answers, and ends this generation if the error says that its books or its disk are doubtful.
+    fn heed<T>(&self, reply: Reply<T>) -> Reply<T> {
+        if let Some(reason) = reply.as_ref().err().and_then(LedgerError::exit_reason) {
+            self.exit.exit(reason);
+        }
+        reply
     }
 
     fn flush(&mut self) {
@@ -81,10 +108,8 @@ impl RewardActor {
             transfers.extend(one.transfers);
             waiters.push(one.done);
         }
-        let decided = self.store.commit(now_s(), &transfers);
-        if let Some(reason) = decided.as_ref().err().and_then(LedgerError::exit_reason) {
-            self.exit.exit(reason);
-        }
+        let decided = self.books.commit(now_s(), &transfers);
+        let decided = self.heed(decided);
         metrics::committed(&decided);
         let mut decided = decided.map(Vec::into_iter);
         for (done, len) in waiters.into_iter().zip(lens) {
@@ -126,20 +151,28 @@ impl Handler<Apply> for RewardActor {
     }
 }
 
-impl Handler<GetBalance> for RewardActor {
-    type Result = Reply<Balance>;
+/// Answers `$message` by `$answer` of the books.
+macro_rules! answer {
+    ($message:pat => $type:ty, $reply:ty, |$books:ident| $answer:expr) => {
+        impl Handler<$type> for RewardActor {
+            type Result = Reply<$reply>;
 
-    fn handle(&mut self, GetBalance(account): GetBalance, _: &mut Context<Self>) -> Self::Result {
-        self.probe.hit(PROBE_POINT);
-        Ok(self.store.ledger().balance(account))
-    }
+            fn handle(&mut self, $message: $type, _: &mut Context<Self>) -> Self::Result {
+                self.probe.hit(PROBE_POINT);
+                let $books = &mut self.books;
+                let reply = $answer;
+                self.heed(reply)
+            }
+        }
+    };
 }
 
-impl Handler<GetSupply> for RewardActor {
-    type Result = Reply<Supply>;
-
-    fn handle(&mut self, _: GetSupply, _: &mut Context<Self>) -> Self::Result {
-        self.probe.hit(PROBE_POINT);
-        Ok(Supply::of(self.store.ledger()))
-    }
-}
+answer!(Credit(uses) => Credit, Credited, |books| books.credit(now_s(), &uses));
+answer!(Distribute => Distribute, Payouts, |books| books.distribute(now_s()));
+answer!(GetBalance(account) => GetBalance, Balance, |books| Ok(books.store().ledger().balance(account)));
+answer!(GetSupply => GetSupply, Supply, |books| Ok(Supply::of(books)));
+answer!(ListEarners => ListEarners, Vec<Earner>, |books| Ok(Earner::all(books)));
+answer!(ListExperts => ListExperts, Vec<(String, Standing)>, |books| {
+    let experts = books.standings().iter();
+    Ok(experts.map(|(name, standing)| (name.clone(), *standing)).collect())
+});

@@ -1,30 +1,75 @@
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use actix::{Actor, Context, Handler, Message};
 use blyan_supervisors::ChildRef;
 
-use crate::actor::{Apply, GetBalance, GetSupply, RewardActor};
-use crate::core::{Account, Balance, Ledger, Receipt, Transfer};
+use crate::actor::{
+    Apply, Credit, Distribute, GetBalance, GetSupply, ListEarners, ListExperts, RewardActor,
+};
+use crate::books::{Books, Credited, Totals};
+use crate::core::{Account, Balance, Receipt, Transfer, WalletAddress};
+use crate::earnings::{Payouts, Standing, Use};
 use crate::{LedgerError, Refusal};
 
 /// Totals of the ledger, in 10^-6 BLY.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Supply {
-    /// Ever issued; what is only held is not in it.
+    /// Ever issued, burned and accrued ones included.
     pub issued: u128,
     /// Ever burned.
     pub burned: u128,
-    /// Transfers that have their result for ever.
-    pub transfers: usize,
+    /// Issued, and not paid out yet.
+    pub accrued: u128,
+    /// What may ever be issued.
+    pub cap: u64,
+    /// Receipts credited and their tokens.
+    pub totals: Totals,
 }
 
 impl Supply {
-    pub(crate) fn of(ledger: &Ledger) -> Self {
+    pub(crate) fn of(books: &Books) -> Self {
+        let ledger = books.store().ledger();
+        let accrued = ledger
+            .accounts()
+            .filter(|(account, _)| matches!(account, Account::Accrued(_)));
         Self {
             issued: ledger.balance(Account::Issuance).debits_posted,
             burned: ledger.balance(Account::Burned).credits_posted,
-            transfers: ledger.decided_count(),
+            accrued: accrued.map(|(_, sums)| sums.available()).sum(),
+            cap: ledger.limits().supply_max,
+            totals: books.totals(),
         }
+    }
+}
+
+/// What an address earned by use, in 10^-6 BLY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Earner {
+    /// Whose.
+    pub owner: WalletAddress,
+    /// Ever.
+    pub earned: u128,
+    /// Of it, paid out to the wallet.
+    pub paid: u128,
+}
+
+impl Earner {
+    /// Everybody who ever earned, the highest first, equal ones by address.
+    pub(crate) fn all(books: &Books) -> Vec<Self> {
+        let accounts = books.store().ledger().accounts();
+        let mut earners: Vec<_> = accounts
+            .filter_map(|(account, sums)| match account {
+                Account::Accrued(owner) => Some(Self {
+                    owner,
+                    earned: sums.credits_posted,
+                    paid: sums.debits_posted,
+                }),
+                _ => None,
+            })
+            .collect();
+        earners.sort_by_key(|earner| (Reverse(earner.earned), earner.owner));
+        earners
     }
 }
 
@@ -70,6 +115,38 @@ impl LedgerHandle {
     /// [`LedgerError::Call`].
     pub async fn supply(&self) -> Result<Supply, LedgerError> {
         self.ask(GetSupply).await
+    }
+
+    /// Credits uses, each once for ever; returns once that is durable.
+    ///
+    /// # Errors
+    /// [`LedgerError`]: ask again with the same ones.
+    pub async fn credit(&self, uses: Vec<Use>) -> Result<Credited, LedgerError> {
+        self.ask(Credit(uses)).await
+    }
+
+    /// Pays out what is due now; returns once that is durable. Asked again, it finds nothing due.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn distribute(&self) -> Result<Payouts, LedgerError> {
+        self.ask(Distribute).await
+    }
+
+    /// Everybody who ever earned, the highest first, equal ones by address.
+    ///
+    /// # Errors
+    /// [`LedgerError::Call`].
+    pub async fn earners(&self) -> Result<Vec<Earner>, LedgerError> {
+        self.ask(ListEarners).await
+    }
+
+    /// Every expert that was ever paid for, by name.
+    ///
+    /// # Errors
+    /// [`LedgerError::Call`].
+    pub async fn experts(&self) -> Result<Vec<(String, Standing)>, LedgerError> {
+        self.ask(ListExperts).await
     }
 
     async fn ask<M, T>(&self, message: M) -> Result<T, LedgerError>

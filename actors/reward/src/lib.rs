@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod actor;
+mod books;
 mod core;
+mod earnings;
 mod error;
 mod handle;
 mod metrics;
@@ -9,10 +11,15 @@ mod store;
 
 pub use crate::actor::RewardActor;
 pub use crate::core::{
-    Account, Balance, Ledger, Limits, Operation, Receipt, SECONDS_PER_YEAR, Transfer, TransferId,
-    WalletAddress,
+    Account, Balance, Ledger, Limits, NotAnAddress, Operation, Receipt, SECONDS_PER_YEAR, Transfer,
+    TransferId, WalletAddress,
+};
+pub use books::{Books, Credited, Totals};
+pub use earnings::{
+    Budget, ExpertUse, PAYOUT_MIN, PAYOUTS_PER_DAY_MAX, Payouts, Shares, Standing, Use,
+    plan_payouts, split,
 };
 pub use error::{LedgerError, Refusal};
-pub use handle::{LedgerHandle, Supply};
+pub use handle::{Earner, LedgerHandle, Supply};
 pub use metrics::describe_metrics;
 pub use store::LedgerStore;

@@ -122,7 +122,7 @@ fn after(change: impl FnOnce(&DB)) -> Result<LedgerStore, LedgerError> {
         store.commit(id as u64, &[issued]).unwrap()[0].unwrap();
     }
     drop(store);
-    let db = DB::open(&Options::default(), dir.path()).unwrap();
+    let db = DB::open_cf(&Options::default(), dir.path(), ["default", "notes"]).unwrap();
     change(&db);
     drop(db);
     LedgerStore::open(dir.path(), Limits::default())

@@ -50,6 +50,7 @@ impl House {
             uploads: Arc::new(OneUpload::default()),
             adoption: Arc::new(Orders),
             rollbacks: Arc::new(Orders),
+            economy: Arc::new(Orders),
             security: SecurityHandle::unbound(&config.security),
             keys: Keys::load(&config.edge, data_dir.path()).unwrap(),
             bound: at,

@@ -44,15 +44,26 @@ impl Issuance {
     }
 
     pub(super) fn check(&self, now_s: u64, amount: u64) -> Result<(), Refusal> {
-        let year = self.by_year.get(&year_of(now_s)).copied().unwrap_or(0);
-        refuse_if(
-            amount > self.limits.supply_max - self.total,
-            Refusal::SupplyCap,
-        )?;
-        refuse_if(
-            amount > self.limits.issued_per_year_max - year,
-            Refusal::YearlyLimit,
-        )
+        refuse_if(amount > self.room_ever(), Refusal::SupplyCap)?;
+        refuse_if(amount > self.room_this_year(now_s), Refusal::YearlyLimit)
+    }
+
+    pub(super) const fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The largest amount that `check` lets pass.
+    pub(super) fn room(&self, now_s: u64) -> u64 {
+        self.room_ever().min(self.room_this_year(now_s))
+    }
+
+    const fn room_ever(&self) -> u64 {
+        self.limits.supply_max - self.total
+    }
+
+    fn room_this_year(&self, now_s: u64) -> u64 {
+        let taken = self.by_year.get(&year_of(now_s)).copied().unwrap_or(0);
+        self.limits.issued_per_year_max - taken
     }
 
     /// Counts an amount that `check` let pass.

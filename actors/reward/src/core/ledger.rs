@@ -90,6 +90,23 @@ impl Ledger {
         self.now_s
     }
 
+    /// Every account that something ever went through.
+    pub fn accounts(&self) -> impl Iterator<Item = (Account, Balance)> {
+        self.accounts
+            .iter()
+            .map(|(account, sums)| (*account, *sums))
+    }
+
+    /// How much may be issued.
+    pub const fn limits(&self) -> Limits {
+        self.issuance.limits()
+    }
+
+    /// What may be issued at this time, in 10^-6 BLY.
+    pub fn issuable(&self, now_s: u64) -> u64 {
+        self.issuance.room(self.now_s.max(now_s))
+    }
+
     /// Whether this id has its result for ever.
     pub fn has_decided(&self, id: TransferId) -> bool {
         self.decided.contains_key(&id)

@@ -1,12 +1,9 @@
+use super::WalletAddress;
 use crate::Refusal;
 
 /// Chosen by the client, at random or from what it pays for (a receipt's id). Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransferId(pub u128);
-
-/// Whose wallet: 20 bytes, as Ethereum's addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WalletAddress(pub [u8; 20]);
 
 /// One of the ledger's accounts (LEDGER-03).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +24,8 @@ pub enum Account {
     StripeGateway,
     /// A user's or miner's.
     Wallet(WalletAddress),
+    /// What the same owner has earned and was not paid out yet.
+    Accrued(WalletAddress),
 }
 
 /// What a transfer does. Amounts in 10^-6 BLY.

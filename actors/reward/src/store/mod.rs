@@ -6,12 +6,21 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use rocksdb::{
-    DB, DBRecoveryMode, ErrorKind, IteratorMode, LogLevel, Options, WriteBatch, WriteOptions,
+    ColumnFamily, DB, DBRecoveryMode, ErrorKind, IteratorMode, LogLevel, Options, WriteBatch,
+    WriteOptions,
 };
 
 use crate::core::{Ledger, Limits, Receipt, Transfer, TransferId};
 use crate::{LedgerError, Refusal};
 use wire::{Entry, HASH_LEN, Hash};
+
+/// What belongs to the entries and is no transfer: names to bytes, written in the same batch.
+const NOTES: &str = "notes";
+/// The entries' family.
+const ENTRIES: &str = "default";
+
+/// A name and what it stands for from now on.
+pub(crate) type Note = (Vec<u8>, Vec<u8>);
 
 /// RocksDB's own log of its doings.
 const LOG_FILES_MAX: usize = 4;
@@ -37,7 +46,9 @@ impl LedgerStore {
     /// # Errors
     /// [`LedgerError::Held`] where another process has it open, [`LedgerError::Damaged`], [`LedgerError::Io`].
     pub fn open(dir: &Path, limits: Limits) -> Result<Self, LedgerError> {
-        let db = DB::open(&options(), dir).map_err(|error| opening_error(dir, &error))?;
+        let families = [ENTRIES, NOTES];
+        let db =
+            DB::open_cf(&options(), dir, families).map_err(|error| opening_error(dir, &error))?;
         let mut store = Self {
             db,
             ledger: Ledger::new(limits),
@@ -59,6 +70,26 @@ impl LedgerStore {
         self.number
     }
 
+    /// Every note.
+    pub(crate) fn notes(&self) -> Result<Vec<Note>, LedgerError> {
+        let stored = self
+            .db
+            .iterator_cf(self.notes_family()?, IteratorMode::Start);
+        let notes =
+            stored.map(|note| note.map(|(name, bytes)| (name.into_vec(), bytes.into_vec())));
+        notes
+            .collect::<Result<_, _>>()
+            .map_err(|error| reading_error(&error))
+    }
+
+    fn notes_family(&self) -> Result<&ColumnFamily, LedgerError> {
+        let family = self.db.cf_handle(NOTES);
+        family.ok_or_else(|| LedgerError::Damaged {
+            entry: 0,
+            why: "the family of notes is missing".to_owned(),
+        })
+    }
+
     /// Decides each transfer in turn, as [`Ledger::apply`]; returns once all that was decided anew is durable.
     ///
     /// After an error some or all of it may be durable: the store takes nothing more, and only opening it again tells.
@@ -69,6 +100,16 @@ impl LedgerStore {
         &mut self,
         now_s: u64,
         transfers: &[Transfer],
+    ) -> Result<Vec<Result<Receipt, Refusal>>, LedgerError> {
+        self.commit_with(now_s, transfers, &[])
+    }
+
+    /// As [`LedgerStore::commit`], and changes notes together with what was decided anew; where nothing was, no note.
+    pub(crate) fn commit_with(
+        &mut self,
+        now_s: u64,
+        transfers: &[Transfer],
+        notes: &[Note],
     ) -> Result<Vec<Result<Receipt, Refusal>>, LedgerError> {
         if self.sealed {
             return Err(LedgerError::Sealed);
@@ -85,13 +126,13 @@ impl LedgerStore {
         let transfers: Vec<_> = transfers.iter().filter(is_new).copied().collect();
         if !transfers.is_empty() {
             self.sealed = true;
-            self.write(&transfers)?;
+            self.write(&transfers, notes)?;
             self.sealed = false;
         }
         Ok(results)
     }
 
-    fn write(&mut self, transfers: &[Transfer]) -> Result<(), LedgerError> {
+    fn write(&mut self, transfers: &[Transfer], notes: &[Note]) -> Result<(), LedgerError> {
         let entry = Entry {
             at_s: self.ledger.now_s(),
             transfers: transfers.to_vec(),
@@ -99,6 +140,10 @@ impl LedgerStore {
         let (bytes, hash) = entry.encode(&self.hash);
         let mut batch = WriteBatch::default();
         batch.put(self.number.to_be_bytes(), bytes);
+        let family = self.notes_family()?;
+        for (name, bytes) in notes {
+            batch.put_cf(family, name, bytes);
+        }
         let mut durable = WriteOptions::default();
         durable.set_sync(true);
         let written = self.db.write_opt(batch, &durable);
@@ -135,6 +180,7 @@ impl LedgerStore {
 fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
+    options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
     // A torn record at the end of the log is a crash; anything else that does not fit its checksum is damage.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);

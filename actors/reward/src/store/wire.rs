@@ -1,4 +1,4 @@
-//! Entries as bytes. Numbers are little-endian, accounts a tag and for wallets 20 bytes of address.
+//! Entries as bytes. Numbers are little-endian, accounts a tag, and for those of an owner 20 bytes of address.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -32,6 +32,7 @@ const TREASURY: u8 = 4;
 const ESCROW: u8 = 5;
 const STRIPE_GATEWAY: u8 = 6;
 const WALLET: u8 = 7;
+const ACCRUED: u8 = 8;
 
 /// What was decided at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +128,10 @@ fn put_move(bytes: &mut Vec<u8>, debit: Account, credit: Account, amount: u64) {
 }
 
 fn put_account(bytes: &mut Vec<u8>, account: Account) {
+    let owned = |tag: u8, of: WalletAddress, bytes: &mut Vec<u8>| {
+        bytes.push(tag);
+        bytes.extend(of.0);
+    };
     let tag = match account {
         Account::Issuance => ISSUANCE,
         Account::Burned => BURNED,
@@ -135,11 +140,8 @@ fn put_account(bytes: &mut Vec<u8>, account: Account) {
         Account::Treasury => TREASURY,
         Account::Escrow => ESCROW,
         Account::StripeGateway => STRIPE_GATEWAY,
-        Account::Wallet(address) => {
-            bytes.push(WALLET);
-            bytes.extend(address.0);
-            return;
-        }
+        Account::Wallet(of) => return owned(WALLET, of, bytes),
+        Account::Accrued(of) => return owned(ACCRUED, of, bytes),
     };
     bytes.push(tag);
 }
@@ -186,6 +188,7 @@ fn take_account(rest: &mut &[u8]) -> Result<Account, &'static str> {
         ESCROW => Account::Escrow,
         STRIPE_GATEWAY => Account::StripeGateway,
         WALLET => Account::Wallet(WalletAddress(take(rest)?)),
+        ACCRUED => Account::Accrued(WalletAddress(take(rest)?)),
         _ => return Err("an account is of a kind that is not known"),
     })
 }
@@ -204,7 +207,7 @@ mod tests {
     use super::*;
 
     fn account(rng: &mut ChaCha8Rng) -> Account {
-        match rng.random_range(0..8) {
+        match rng.random_range(0..9) {
             0 => Account::Issuance,
             1 => Account::Burned,
             2 => Account::ValidationPool,
@@ -212,6 +215,7 @@ mod tests {
             4 => Account::Treasury,
             5 => Account::Escrow,
             6 => Account::StripeGateway,
+            7 => Account::Accrued(WalletAddress(rng.random())),
             _ => Account::Wallet(WalletAddress(rng.random())),
         }
     }
@@ -284,7 +288,7 @@ mod tests {
             "a transfer is of a kind that is not known"
         );
         assert_eq!(
-            refusal(&with(&[DIRECT, 8])),
+            refusal(&with(&[DIRECT, 9])),
             "an account is of a kind that is not known"
         );
         assert_eq!(refusal(&with(&[VOID, 1])), "an entry is cut off");
