@@ -17,7 +17,7 @@ pytest := BLYAN_BINARY=$(binary) BLYAN_FAULTNODE=$(faultnode) $(venv)/bin/python
 # Every cargo call names all targets of the workspace: one set of features, one build of each crate.
 scope := --workspace --all-targets --locked
 
-.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback chaos-economy chaos-ledger chaos-tiles storm flips perplexity learn oracle load bench-memory bench-runtime bench-chain bench-compression compare otp-vectors supervisors-long chain-long ledger-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
+.PHONY: help run test check setup build print-binary venv browser screenshots test-rust test-node chaos chaos-import chaos-cancel chaos-failover chaos-poison chaos-decisions chaos-flips chaos-uploads chaos-adoption chaos-rollback chaos-economy chaos-ledger chaos-tiles storm flips perplexity learn oracle load bench-memory bench-runtime bench-chain bench-ledger bench-compression compare otp-vectors supervisors-long chain-long ledger-long fuzz mutants mutants-core mutants-rules mutants-audit mutants-formats mutants-chain
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -227,6 +227,15 @@ bench-chain: setup ## the chain's own work beside raw signatures, raw RocksDB an
 cargo-bench-chain:
 	cargo bench -p blyan-chain --profile dev --locked --bench payloads
 	cargo bench -p blyan-chain --profile dev --locked --bench chain -- $(ARGS)
+
+bench-ledger: setup ## durable transfers a second beside Postgres, which it does not install (four minutes)
+	@$(MAKE) -s --no-print-directory cargo-bench-ledger
+
+.PHONY: cargo-bench-ledger
+cargo-bench-ledger:
+	@bench=$$(cargo bench -p blyan-reward --profile dev --locked --bench ledger --no-run --message-format=json 2>/dev/null | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1); \
+	test -n "$$bench" || { echo "the bench could not be built: cargo bench -p blyan-reward --profile dev --bench ledger --no-run says why" >&2; exit 1; }; \
+	python3 loadtests/ledger/bench.py $$bench $(ARGS)
 
 bench-compression: setup ## compressed deltas of an expert: ratio, speed, and the loss beside uncompressed ones (two to five minutes)
 	@$(MAKE) -s --no-print-directory cargo-bench-compression

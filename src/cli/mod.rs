@@ -178,7 +178,7 @@ struct ComputeArgs {
     /// Threads [default: inference.threads]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
-    /// Experts per layer and token, the always-on ones included [default: all]
+    /// Experts per layer and token, the always-on ones included [default: all; `learn`: 12]
     #[arg(long, value_name = "N")]
     top_k_experts: Option<u32>,
 }

@@ -152,7 +152,7 @@ impl RunningNode {
         )?;
         let rollbacks = Rollbacks::new(&config, &security);
         let node_key = home.key.public_key();
-        let rewards = Rewards::new(&config, port.chain.clone(), ledger, &node_key);
+        let rewards = Rewards::new(&config, &port, ledger, &node_key);
         let bound = listener.local_addr()?;
         let stopping = Stopping::default();
         while_it_runs(&stopping, keep_metrics(metrics.clone()));

@@ -1,10 +1,10 @@
 //! Receipts become credits, and what is due is paid out every hour.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blyan_chain::{ChainError, ChainHandle, ReceiptCursor};
+use blyan_chain::{ChainError, ChainHandle, Need, ReceiptCursor, RocksStore, Store as _};
 use blyan_formats::PublicKey;
 use blyan_protocol::{BoxFuture, ErrorCode, ModelId, PublicError, Receipt, RequestId};
 use blyan_reward::{
@@ -14,6 +14,7 @@ use blyan_reward::{
 use blyan_supervisors::{CallError, ChildSpec};
 use tokio::sync::Mutex;
 
+use super::port::Port;
 use crate::config::{Config, PricingConfig};
 use crate::edge::EconomyPort;
 
@@ -54,11 +55,21 @@ pub fn address_of(key: &PublicKey) -> WalletAddress {
 #[derive(Clone)]
 pub struct Rewards {
     chain: ChainHandle,
+    /// Says whether there is room.
+    store: Arc<RocksStore>,
     ledger: LedgerHandle,
     prices: PricingConfig,
     node: WalletAddress,
-    /// One at a time, with what is known of the models that receipts name.
-    crediting: Arc<Mutex<Miners>>,
+    /// One at a time.
+    crediting: Arc<Mutex<Known>>,
+}
+
+/// What need not be asked again.
+#[derive(Default)]
+struct Known {
+    miners: Miners,
+    /// Requests whose receipts were credited since all were looked at.
+    credited: HashSet<RequestId>,
 }
 
 /// Who signed the experts of a model, by the experts' names.
@@ -66,14 +77,10 @@ type Miners = HashMap<ModelId, Arc<HashMap<String, WalletAddress>>>;
 
 impl Rewards {
     /// For the node with this key.
-    pub fn new(
-        config: &Config,
-        chain: ChainHandle,
-        ledger: LedgerHandle,
-        node: &PublicKey,
-    ) -> Self {
+    pub fn new(config: &Config, port: &Port, ledger: LedgerHandle, node: &PublicKey) -> Self {
         Self {
-            chain,
+            chain: port.chain.clone(),
+            store: Arc::clone(&port.store),
             ledger,
             prices: config.pricing,
             node: address_of(node),
@@ -101,7 +108,7 @@ impl Rewards {
     pub async fn keep_distributing(self) {
         loop {
             tokio::time::sleep(HOUR).await;
-            match self.ledger.distribute().await {
+            match self.pay_out().await {
                 Ok(payouts) => tracing::info!(
                     payouts = payouts.transfers.len(),
                     paid = payouts.paid,
@@ -118,7 +125,10 @@ impl Rewards {
         &self,
         mut after: Option<ReceiptCursor>,
     ) -> Result<(Credited, Option<ReceiptCursor>), PublicError> {
-        let mut miners = self.crediting.lock().await;
+        let mut known = self.crediting.lock().await;
+        if after.is_none() {
+            known.credited.clear();
+        }
         let (mut sum, mut seen) = (Credited::default(), None);
         loop {
             let receipts = self.chain.receipts(after, PAGE).await?;
@@ -126,23 +136,48 @@ impl Rewards {
                 return Ok((sum, seen));
             };
             seen = Some(ReceiptCursor::of(last));
-            let mut uses = Vec::with_capacity(receipts.len());
-            for receipt in receipts.iter().filter(|receipt| receipt.tokens_out > 0) {
-                let of_model = self.miners(&mut miners, receipt.model_id).await?;
-                uses.push(self.use_of(receipt, &of_model));
-            }
-            let credited = self.ledger.credit(uses).await.map_err(public)?;
-            sum.new += credited.new;
-            sum.before += credited.before;
-            sum.postponed += credited.postponed;
-            if credited.postponed > 0 {
-                tracing::warn!(
-                    receipts = credited.postponed,
-                    "the year's issue limit holds receipts back"
-                );
-            }
             after = seen;
+            let is_new = |receipt: &&Receipt| {
+                receipt.tokens_out > 0 && !known.credited.contains(&receipt.request_id)
+            };
+            let receipts: Vec<_> = receipts.iter().filter(is_new).collect();
+            if !receipts.is_empty() {
+                sum += self.credit_page(&mut known, &receipts).await?;
+            }
         }
+    }
+
+    async fn credit_page(
+        &self,
+        known: &mut Known,
+        receipts: &[&Receipt],
+    ) -> Result<Credited, PublicError> {
+        self.check_room()?;
+        let mut uses = Vec::with_capacity(receipts.len());
+        for receipt in receipts {
+            let miners = self.miners(&mut known.miners, receipt.model_id).await?;
+            uses.push(self.use_of(receipt, &miners));
+        }
+        let credited = self.ledger.credit(uses).await.map_err(public)?;
+        if credited.postponed > 0 {
+            tracing::warn!(
+                receipts = credited.postponed,
+                "the year's issue limit holds receipts back"
+            );
+        }
+        let requests = receipts.iter().map(|receipt| receipt.request_id);
+        known.credited.extend(requests);
+        Ok(credited)
+    }
+
+    /// A full disk is met before the ledger meets it, which would end its actor.
+    fn check_room(&self) -> Result<(), ChainError> {
+        self.store.payloads().room().check(Need::Receipts)
+    }
+
+    async fn pay_out(&self) -> Result<Payouts, PublicError> {
+        self.check_room()?;
+        self.ledger.distribute().await.map_err(public)
     }
 
     fn use_of(&self, receipt: &Receipt, miners: &HashMap<String, WalletAddress>) -> Use {
@@ -220,8 +255,7 @@ impl EconomyPort for Rewards {
     fn distribute(&self) -> BoxFuture<'_, Result<(Credited, Payouts), PublicError>> {
         Box::pin(async {
             let (credited, _) = self.credit(None).await?;
-            let payouts = self.ledger.distribute().await.map_err(public)?;
-            Ok((credited, payouts))
+            Ok((credited, self.pay_out().await?))
         })
     }
 

@@ -160,7 +160,7 @@ macro_rules! answer {
             fn handle(&mut self, $message: $type, _: &mut Context<Self>) -> Self::Result {
                 self.probe.hit(PROBE_POINT);
                 let $books = &mut self.books;
-                let reply = $answer;
+                let reply = $books.store().check_sealed().and_then(|()| $answer);
                 self.heed(reply)
             }
         }

@@ -1,6 +1,7 @@
 //! The ledger with what paying for use needs beside it: experts' standings, totals, the day's budget.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ops::AddAssign;
 use std::path::Path;
 
 use crate::core::{Limits, Receipt, Transfer};
@@ -33,6 +34,14 @@ pub struct Credited {
     pub before: u64,
     /// Left for later: the supply cap or the year's limit leaves no room for them.
     pub postponed: u64,
+}
+
+impl AddAssign for Credited {
+    fn add_assign(&mut self, more: Self) {
+        self.new += more.new;
+        self.before += more.before;
+        self.postponed += more.postponed;
+    }
 }
 
 /// Everything RewardActor holds; all of it durable when a call returns.

@@ -1,11 +1,11 @@
-//! RewardActor under its supervisor: many clients, one entry; panics; overload.
+//! RewardActor under its supervisor: many clients, few entries; overload.
 
 use std::path::Path;
 use std::time::Duration;
 
 use blyan_reward::{
-    Account, LedgerError, LedgerHandle, Limits, Operation, Refusal, RewardActor, Transfer,
-    TransferId, WalletAddress,
+    Account, LedgerError, LedgerHandle, LedgerStore, Limits, Operation, Refusal, RewardActor,
+    Transfer, TransferId, WalletAddress,
 };
 use blyan_supervisors::{CallError, SupervisorSpec, Tree, TreeHandle, TreeOptions};
 use tempfile::TempDir;
@@ -55,6 +55,9 @@ async fn clients_at_one_time_share_entries_and_each_has_its_own_results() {
     let supply = handle.supply().await.unwrap();
     assert_eq!((supply.issued, supply.burned, supply.accrued), (sum, 0, 0));
     tree.stop(REPLY).await;
+    let store = LedgerStore::open(dir.path(), Limits::default()).unwrap();
+    assert!(store.entries() < 100, "{} syncs for 200", store.entries());
+    drop(store);
 
     let (tree, handle) = start(dir.path(), 1024).await;
     assert_eq!(handle.supply().await.unwrap(), supply);

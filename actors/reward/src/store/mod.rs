@@ -60,6 +60,14 @@ impl LedgerStore {
         Ok(store)
     }
 
+    /// After a failed write what is in memory may not be on the disk.
+    pub(crate) const fn check_sealed(&self) -> Result<(), LedgerError> {
+        if self.sealed {
+            return Err(LedgerError::Sealed);
+        }
+        Ok(())
+    }
+
     /// The accounts and what was decided.
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -111,9 +119,7 @@ impl LedgerStore {
         transfers: &[Transfer],
         notes: &[Note],
     ) -> Result<Vec<Result<Receipt, Refusal>>, LedgerError> {
-        if self.sealed {
-            return Err(LedgerError::Sealed);
-        }
+        self.check_sealed()?;
         let mut unknown: HashSet<TransferId> = transfers
             .iter()
             .map(|transfer| transfer.id)
