@@ -68,7 +68,7 @@ pub struct Rewards {
 #[derive(Default)]
 struct Known {
     miners: Miners,
-    /// Requests whose receipts were credited since all were looked at.
+    /// Requests whose receipts were credited, or have to wait for the next look at all, since the last one.
     credited: HashSet<RequestId>,
 }
 
