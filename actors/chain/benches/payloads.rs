@@ -3,7 +3,7 @@
 //! does not say `--bench`, one round over small files.
 
 #[path = "../tests/chain/support.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the tests of the chain")]
 mod support;
 
 use std::error::Error;
