@@ -144,10 +144,27 @@ impl Books {
             let name = [EXPERT, name.as_bytes()].concat();
             (name, standing.to_bytes().into())
         }));
-        self.store.commit_with(now_s, &transfers, &notes)?;
+        self.commit_all(now_s, &transfers, &notes)?;
         self.totals = totals;
         self.standings.extend(standings);
         Ok(credited)
+    }
+
+    /// Commits what was planned so that nothing of it can be refused.
+    fn commit_all(
+        &mut self,
+        now_s: u64,
+        transfers: &[Transfer],
+        notes: &[Note],
+    ) -> Result<(), LedgerError> {
+        let results = self.store.commit_with(now_s, transfers, notes)?;
+        let refused = results.into_iter().find_map(Result::err);
+        refused.map_or(Ok(()), |refusal| {
+            Err(LedgerError::Damaged {
+                entry: self.store.entries(),
+                why: format!("a planned transfer was refused: {refusal}"),
+            })
+        })
     }
 
     /// Pays out what is due; see [`plan_payouts`].
@@ -158,7 +175,7 @@ impl Books {
         let ledger = self.store.ledger();
         let payouts = plan_payouts(ledger, self.budget, now_s, self.store.entries());
         let note = (BUDGET.into(), payouts.budget.to_bytes().into());
-        self.store.commit_with(now_s, &payouts.transfers, &[note])?;
+        self.commit_all(now_s, &payouts.transfers, &[note])?;
         if !payouts.transfers.is_empty() {
             self.budget = payouts.budget;
         }
